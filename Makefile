@@ -1,0 +1,44 @@
+# Every target runs from a fresh clone, as root, on Debian 12 with Go.
+
+GO      ?= go
+BIN     := $(CURDIR)/bin
+MODULES := . e2e
+PACKAGES := libvirt-daemon libvirt-clients qemu-system-x86 busybox-static
+
+.PHONY: demo test unit e2e bench fuzz build lint deps clean
+
+demo: deps build ## boot a real VM behind the proxy and read its log as kubelet does
+	cd e2e && $(GO) build -o $(BIN)/demo ./cmd/demo
+	$(BIN)/demo --proxy=$(BIN)/cri-logproxy
+
+test: deps lint unit e2e ## everything, with the race detector
+
+unit: ## the product's own tests
+	$(GO) test -race ./...
+
+e2e: deps ## real libvirtd, real VMs, kubelet's reader
+	cd e2e && $(GO) test -race -timeout 12m ./...
+
+bench: ## one figure a line: name value unit
+	$(GO) test -run '^$$' -bench . -benchtime 1s ./...
+
+FUZZ_TIME ?= 30s
+fuzz: ## FUZZ_TIME for each target
+	@for t in $$(grep -rhoE '^func Fuzz[A-Za-z]+' --include='*_test.go' converter | cut -c6-); do \
+		$(GO) test -run '^$$' -fuzz "^$$t$$" -fuzztime $(FUZZ_TIME) -fuzzminimizetime 10x ./converter || exit 1; done
+
+build: ## the proxy, in bin/
+	$(GO) build -o $(BIN)/cri-logproxy ./cmd/cri-logproxy
+
+lint: ## gofmt, go vet, staticcheck
+	@test -z "$$(gofmt -l . | tee /dev/stderr)"
+	for m in $(MODULES); do (cd $$m && $(GO) vet ./...) || exit 1; done
+	$(GO) build -o $(BIN)/staticcheck honnef.co/go/tools/cmd/staticcheck
+	for m in $(MODULES); do (cd $$m && $(BIN)/staticcheck ./...) || exit 1; done
+
+deps: ## install what the demo and the tests need, if it is not there
+	@dpkg-query -W -f '$${Status}\n' $(PACKAGES) 2>/dev/null | grep -c '^install ok installed' | grep -qx $(words $(PACKAGES)) || \
+		(apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(PACKAGES))
+
+clean:
+	rm -rf $(BIN)

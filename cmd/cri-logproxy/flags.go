@@ -1,0 +1,132 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/cri-logproxy/cri-logproxy/converter"
+	"github.com/cri-logproxy/cri-logproxy/proxy"
+)
+
+// locationEnv is where Virtlet takes the location of the consoles from.
+const locationEnv = "VIRTLET_VM_LOG_LOCATION"
+
+// options are the checked command line of serve.
+type options struct {
+	listen   string // path of a socket
+	proxy    proxy.Config
+	stateDir string
+	format   converter.Format
+}
+
+const helpHead = `Usage: cri-logproxy [serve] [flags]
+       cri-logproxy version
+
+cri-logproxy stands between kubelet and a CRI runtime of virtual machines
+(Virtlet). It forwards every call, and turns each VM's raw console log into the
+container log that kubectl logs reads.
+
+Point kubelet at it and it at the runtime:
+
+  cri-logproxy --runtime-endpoint=unix:///run/virtlet.sock --vm-log-location=/var/log/vms
+  kubelet --container-runtime-endpoint=unix:///run/cri-logproxy/cri-logproxy.sock …
+
+Flags:
+`
+
+const helpTail = `
+Exit codes: 0 stopped by a signal, 1 failure, 2 wrong command line.
+`
+
+// glogFlags are the flags of glog that are of use here.
+var glogFlags = []struct{ name, usage string }{
+	{"v", "`level` of detail in our own log: 1 lifecycle, 2 rotation"},
+	{"vmodule", "the same for single source files: `pattern=level`,…"},
+	{"logtostderr", "log to standard error; false: to files in --log_dir"},
+	{"log_dir", "`directory` for our own log, with --logtostderr=false"},
+}
+
+// parseFlags reads the command line of serve. It returns flag.ErrHelp when help
+// was asked for, and written to out.
+func parseFlags(args []string, out io.Writer) (*options, error) {
+	fs := flag.NewFlagSet("serve", flag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	fs.Usage = func() {}
+	listen := fs.String("listen", "unix:///run/cri-logproxy/cri-logproxy.sock", "unix socket that kubelet calls, as `unix:///path` or /path")
+	runtimeEndpoint := fs.String("runtime-endpoint", "unix:///run/virtlet.sock", "unix socket of the runtime, as `unix:///path` or /path")
+	location := fs.String("vm-log-location", os.Getenv(locationEnv), "where the runtime puts VM consoles, as Virtlet reads it: a `directory` as the runtime sees it,\nor \"pty\" or \"\" if consoles are ptys; default: $"+locationEnv)
+	vmLogDir := fs.String("vm-log-dir", "", "the same `directory` as this host sees it; default: the same path")
+	podLogsDir := fs.String("pod-logs-dir", "/var/log/pods", "kubelet's podLogsDir; no log outside this `directory` is written")
+	stateDir := fs.String("state-dir", "/var/lib/cri-logproxy", "`directory` for what must survive a restart: which raw log feeds which container log")
+	format := fs.String("log-format", "cri", "format of new container logs: `cri` (every byte as it was) or json (Docker's)")
+	for _, g := range glogFlags {
+		fs.Var(flag.Lookup(g.name).Value, g.name, g.usage)
+	}
+	// glog's own default is a file in /tmp.
+	if err := fs.Set("logtostderr", "true"); err != nil {
+		return nil, err
+	}
+	fs.Lookup("logtostderr").DefValue = "true"
+
+	if err := fs.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			fmt.Fprint(out, helpHead)
+			fs.SetOutput(out)
+			fs.PrintDefaults()
+			fmt.Fprint(out, helpTail)
+			return nil, err
+		}
+		return nil, usageError{err}
+	}
+	if fs.NArg() > 0 {
+		return nil, usageError{fmt.Errorf("unexpected argument %q", fs.Arg(0))}
+	}
+	var o options
+	var err error
+	if o.listen, err = proxy.ParseEndpoint(*listen); err != nil {
+		return nil, usageError{fmt.Errorf("--listen: %w", err)}
+	}
+	if o.proxy.RuntimeSocket, err = proxy.ParseEndpoint(*runtimeEndpoint); err != nil {
+		return nil, usageError{fmt.Errorf("--runtime-endpoint: %w", err)}
+	}
+	if o.listen == o.proxy.RuntimeSocket {
+		return nil, usageError{fmt.Errorf("--listen and --runtime-endpoint are the same socket %s: it would call itself", o.listen)}
+	}
+	if *location != "pty" {
+		o.proxy.VMLogLocation = *location
+	}
+	o.proxy.VMLogDir = *vmLogDir
+	if o.proxy.VMLogDir == "" {
+		o.proxy.VMLogDir = o.proxy.VMLogLocation
+	} else if o.proxy.VMLogLocation == "" {
+		return nil, usageError{fmt.Errorf("--vm-log-dir is given but consoles are ptys: set --vm-log-location to the directory as the runtime sees it, or leave --vm-log-dir out")}
+	}
+	o.proxy.PodLogsDir, o.stateDir = *podLogsDir, *stateDir
+	for _, dir := range []struct {
+		flag string
+		path *string
+		opt  bool
+	}{
+		{"vm-log-location", &o.proxy.VMLogLocation, true},
+		{"vm-log-dir", &o.proxy.VMLogDir, true},
+		{"pod-logs-dir", &o.proxy.PodLogsDir, false},
+		{"state-dir", &o.stateDir, false},
+	} {
+		if *dir.path == "" && dir.opt {
+			continue
+		}
+		if !filepath.IsAbs(*dir.path) {
+			return nil, usageError{fmt.Errorf("--%s=%q: want an absolute path", dir.flag, *dir.path)}
+		}
+		*dir.path = filepath.Clean(*dir.path)
+	}
+	if o.format, err = converter.ParseFormat(*format); err != nil {
+		return nil, usageError{fmt.Errorf("--log-format: %w", err)}
+	}
+	// What glog checks before it lets a log line through without a complaint.
+	return &o, flag.CommandLine.Parse(nil)
+}

@@ -1,0 +1,80 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/golang/glog"
+
+	"github.com/cri-logproxy/cri-logproxy/converter"
+	"github.com/cri-logproxy/cri-logproxy/proxy"
+	"github.com/cri-logproxy/cri-logproxy/proxy/logmap"
+)
+
+// drainTimeout bounds how long the converters may take to finish at the end.
+const drainTimeout = 5 * time.Second
+
+// serve is the daemon. It ends with the first SIGTERM or SIGINT, gracefully; a
+// second one kills it.
+func serve(args []string, out io.Writer) error {
+	o, err := parseFlags(args, out)
+	if err != nil {
+		return err
+	}
+	ctx, restoreSignals := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer restoreSignals()
+	context.AfterFunc(ctx, restoreSignals)
+
+	logs, damaged, err := logmap.Open(o.stateDir)
+	if err != nil {
+		return err
+	}
+	for _, err := range damaged {
+		glog.Error(err)
+	}
+	converters, err := converter.NewManager(converter.Config{
+		RawRoot: o.proxy.VMLogDir, LogRoot: o.proxy.PodLogsDir, StateDir: o.stateDir, Format: o.format,
+	})
+	if err != nil {
+		return errors.Join(err, logs.Close())
+	}
+	err = listenAndServe(ctx, o, logs, converters)
+	drained, cancel := context.WithTimeout(context.Background(), drainTimeout)
+	defer cancel()
+	if closeErr := converters.Close(drained); closeErr != nil {
+		// The next process finds its place without.
+		glog.Errorf("not all that the VMs wrote is in their logs yet: %v", closeErr)
+	}
+	return errors.Join(err, logs.Close())
+}
+
+func listenAndServe(ctx context.Context, o *options, logs *logmap.Map, converters *converter.Manager) error {
+	server, err := proxy.New(o.proxy, logs, converters)
+	if err != nil {
+		return err
+	}
+	l, err := proxy.Listen(o.listen)
+	if err != nil {
+		return err
+	}
+	if o.proxy.VMLogLocation == "" {
+		glog.Infof("consoles are ptys (--vm-log-location and $%s are empty or \"pty\"): virsh console works, kubectl logs shows nothing", locationEnv)
+	} else {
+		glog.Infof("converting the consoles in %s (%s to the runtime) to %s", o.proxy.VMLogDir, o.proxy.VMLogLocation, o.proxy.PodLogsDir)
+		if _, err := os.Stat(o.proxy.VMLogDir); err != nil {
+			glog.Errorf("raw-log directory: %v; set --vm-log-dir to where this host sees the runtime's %s", err, o.proxy.VMLogLocation)
+		}
+	}
+	glog.Infof("serving at %s for the runtime at %s", o.listen, o.proxy.RuntimeSocket)
+	if err := server.Run(ctx, l); err != nil {
+		return fmt.Errorf("serve: %w", err)
+	}
+	glog.Info("stopped")
+	return nil
+}

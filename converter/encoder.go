@@ -1,0 +1,168 @@
+package converter
+
+import (
+	"fmt"
+	"time"
+	"unicode/utf8"
+)
+
+// Format is a log format that kubelet's reader knows. kubelet takes the format
+// of a whole file from its first line (k8s.io/cri-client/pkg/logs), so a file
+// never mixes them.
+type Format uint8
+
+const (
+	// CRI is `<RFC 3339 time> <stream> <P|F> <content>`. It carries every byte.
+	CRI Format = iota
+	// DockerJSON is `{"log":…,"stream":…,"time":…}`. It cannot carry bytes that
+	// are not UTF-8: each becomes U+FFFD.
+	DockerJSON
+)
+
+// ParseFormat is the inverse of Format.String.
+func ParseFormat(s string) (Format, error) {
+	switch s {
+	case "cri":
+		return CRI, nil
+	case "json":
+		return DockerJSON, nil
+	}
+	return 0, fmt.Errorf("unknown log format %q: want cri or json", s)
+}
+
+func (f Format) String() string {
+	if f == DockerJSON {
+		return "json"
+	}
+	return "cri"
+}
+
+// timeLayout is RFC 3339 with all nine digits, so that records sort as text.
+const timeLayout = "2006-01-02T15:04:05.000000000Z"
+
+// noticePrefix begins the content of every record that the VM did not write.
+// Such a record is on stream stderr, which a serial port does not have.
+const noticePrefix = "[cri-logproxy] "
+
+// Encoder writes records. All records have the time of the last SetTime.
+// The zero value is not ready: call SetTime first.
+type Encoder struct {
+	Format Format
+
+	full, partial, notice []byte // CRI: what stands before the content
+	jsonTail              []byte // JSON: what stands behind it
+	jsonNoticeTail        []byte
+}
+
+// SetTime sets the time of the records that follow.
+func (e *Encoder) SetTime(t time.Time) {
+	stamp := t.UTC().AppendFormat(make([]byte, 0, len(timeLayout)), timeLayout)
+	if e.Format == DockerJSON {
+		e.jsonTail = fmt.Appendf(e.jsonTail[:0], `,"stream":"stdout","time":"%s"}`+"\n", stamp)
+		e.jsonNoticeTail = fmt.Appendf(e.jsonNoticeTail[:0], `,"stream":"stderr","time":"%s"}`+"\n", stamp)
+		return
+	}
+	e.full = fmt.Appendf(e.full[:0], "%s stdout F ", stamp)
+	e.partial = fmt.Appendf(e.partial[:0], "%s stdout P ", stamp)
+	e.notice = fmt.Appendf(e.notice[:0], "%s stderr F ", stamp)
+}
+
+// Append appends the record of a line to dst.
+func (e *Encoder) Append(dst []byte, l Line) []byte {
+	if l.Hole > 0 {
+		return e.AppendNotice(dst, fmt.Sprintf("skipped %d NUL bytes: a hole in the raw log", l.Hole))
+	}
+	if e.Format == DockerJSON {
+		dst = append(dst, `{"log":"`...)
+		dst = appendJSONText(dst, l.Content)
+		if !l.Partial {
+			dst = append(dst, `\n`...)
+		}
+		dst = append(dst, '"')
+		return append(dst, e.jsonTail...)
+	}
+	if l.Partial {
+		dst = append(dst, e.partial...)
+	} else {
+		dst = append(dst, e.full...)
+	}
+	dst = append(dst, l.Content...)
+	return append(dst, '\n')
+}
+
+// AppendNotice appends a record that says something to the reader in our own
+// name. text has no line end.
+func (e *Encoder) AppendNotice(dst []byte, text string) []byte {
+	if e.Format == DockerJSON {
+		dst = append(dst, `{"log":"`...)
+		dst = appendJSONText(dst, []byte(noticePrefix+text))
+		dst = append(dst, `\n"`...)
+		return append(dst, e.jsonNoticeTail...)
+	}
+	dst = append(dst, e.notice...)
+	dst = append(dst, noticePrefix...)
+	dst = append(dst, text...)
+	return append(dst, '\n')
+}
+
+const hexDigits = "0123456789abcdef"
+
+// appendJSONText appends s as the inside of a JSON string. Bytes that are not
+// UTF-8 become U+FFFD, one each, as encoding/json has it.
+func appendJSONText(dst, s []byte) []byte {
+	start := 0
+	for i := 0; i < len(s); {
+		b := s[i]
+		if b < utf8.RuneSelf {
+			if b >= ' ' && b != '"' && b != '\\' && b != 0x7f {
+				i++
+				continue
+			}
+			dst = append(dst, s[start:i]...)
+			switch b {
+			case '"', '\\':
+				dst = append(dst, '\\', b)
+			case '\n':
+				dst = append(dst, '\\', 'n')
+			case '\r':
+				dst = append(dst, '\\', 'r')
+			case '\t':
+				dst = append(dst, '\\', 't')
+			default:
+				dst = append(dst, '\\', 'u', '0', '0', hexDigits[b>>4], hexDigits[b&15])
+			}
+			i++
+			start = i
+			continue
+		}
+		r, size := utf8.DecodeRune(s[i:])
+		if r == utf8.RuneError && size == 1 || r == '\u2028' || r == '\u2029' {
+			dst = append(dst, s[start:i]...)
+			switch r {
+			case '\u2028':
+				dst = append(dst, `\u2028`...)
+			case '\u2029':
+				dst = append(dst, `\u2029`...)
+			default:
+				dst = append(dst, `\ufffd`...)
+			}
+			start = i + size
+		}
+		i += size
+	}
+	return append(dst, s[start:]...)
+}
+
+// incompleteRune returns how many bytes at the end of b are the beginning of a
+// UTF-8 sequence that b does not complete.
+func incompleteRune(b []byte) int {
+	for n := 1; n <= min(len(b), utf8.UTFMax-1); n++ {
+		if tail := b[len(b)-n:]; utf8.RuneStart(tail[0]) {
+			if utf8.FullRune(tail) {
+				return 0
+			}
+			return n
+		}
+	}
+	return 0
+}

@@ -1,0 +1,96 @@
+package converter
+
+import (
+	"bytes"
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+)
+
+var testTime = time.Date(2026, 11, 23, 9, 8, 7, 60_000_000, time.FixedZone("", 3600))
+
+func encode(f Format, lines ...Line) []byte {
+	e := Encoder{Format: f}
+	e.SetTime(testTime)
+	var b []byte
+	for _, l := range lines {
+		b = e.Append(b, l)
+	}
+	return b
+}
+
+func TestEncoderRecords(t *testing.T) {
+	lines := []Line{
+		{Content: []byte("login: "), Partial: true},
+		{Content: []byte("a\x00\"\\\t\xff")},
+		{},
+		{Hole: 4096},
+	}
+	for format, want := range map[Format]string{
+		CRI: "2026-11-23T08:08:07.060000000Z stdout P login: \n" +
+			"2026-11-23T08:08:07.060000000Z stdout F a\x00\"\\\t\xff\n" +
+			"2026-11-23T08:08:07.060000000Z stdout F \n" +
+			"2026-11-23T08:08:07.060000000Z stderr F [cri-logproxy] skipped 4096 NUL bytes: a hole in the raw log\n",
+		DockerJSON: `{"log":"login: ","stream":"stdout","time":"2026-11-23T08:08:07.060000000Z"}` + "\n" +
+			`{"log":"a\u0000\"\\\t\ufffd\n","stream":"stdout","time":"2026-11-23T08:08:07.060000000Z"}` + "\n" +
+			`{"log":"\n","stream":"stdout","time":"2026-11-23T08:08:07.060000000Z"}` + "\n" +
+			`{"log":"[cri-logproxy] skipped 4096 NUL bytes: a hole in the raw log\n","stream":"stderr","time":"2026-11-23T08:08:07.060000000Z"}` + "\n",
+	} {
+		if got := string(encode(format, lines...)); got != want {
+			t.Errorf("%v:\n%swant:\n%s", format, got, want)
+		}
+	}
+}
+
+func TestParseFormat(t *testing.T) {
+	for _, f := range []Format{CRI, DockerJSON} {
+		if got, err := ParseFormat(f.String()); got != f || err != nil {
+			t.Errorf("ParseFormat(%q) = %v, %v", f, got, err)
+		}
+	}
+	if _, err := ParseFormat("docker"); err == nil || !strings.Contains(err.Error(), "cri or json") {
+		t.Errorf("ParseFormat(docker): %v", err)
+	}
+}
+
+// FuzzEncoder checks that records of either format carry the content, as
+// encoding/json and our own decoder read it.
+func FuzzEncoder(f *testing.F) {
+	f.Add([]byte("plain"), false)
+	f.Add([]byte("\x00\x1f\"\\\u2028\u2029\x7f\xff\xed\xa0\x80日\xe6"), true)
+	f.Fuzz(func(t *testing.T, content []byte, partial bool) {
+		if bytes.IndexByte(content, '\n') >= 0 {
+			return
+		}
+		line := Line{Content: content, Partial: partial}
+		for _, format := range []Format{CRI, DockerJSON} {
+			b := encode(format, line)
+			if n := bytes.IndexByte(b, '\n'); n != len(b)-1 {
+				t.Fatalf("%v: %q is not one line", format, b)
+			}
+			rec, err := format.decodeRecord(b[:len(b)-1])
+			if err != nil {
+				t.Fatalf("%v: %q: %v", format, b, err)
+			}
+			want := content
+			if format == DockerJSON {
+				j, err := json.Marshal(string(content))
+				if err != nil {
+					t.Fatal(err)
+				}
+				var s string
+				if err := json.Unmarshal(j, &s); err != nil {
+					t.Fatal(err)
+				}
+				want = []byte(s)
+			}
+			if !bytes.Equal(rec.content, want) || rec.partial != partial || rec.notice || !rec.time.Equal(testTime) {
+				t.Fatalf("%v: %q came back as %+v", format, b, rec)
+			}
+			if n, ok := format.match(append(bytes.Clone(content), "more"...), rec.content); !ok || n != len(content) {
+				t.Fatalf("%v: match(%q) = %d, %v", format, content, n, ok)
+			}
+		}
+	})
+}

@@ -1,0 +1,283 @@
+package converter
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// lookInterval is the time between two looks at every followed file, for
+	// the events that inotify did not deliver: a full queue, a file system
+	// without events.
+	lookInterval = 5 * time.Second
+	// blindInterval is the same for files that could not be watched.
+	blindInterval = 250 * time.Millisecond
+)
+
+// watcher is the one inotify instance of the process.
+//
+// A file is watched for its next change only, then the watch is gone
+// (IN_ONESHOT): QEMU writes one byte per write(2), and whoever reads a busy
+// file on a timer must not be told of each.
+type watcher struct {
+	inotify *os.File // nil: not to be had, all subscriptions are blind
+	done    chan struct{}
+	loops   sync.WaitGroup
+
+	mu   sync.Mutex
+	subs map[*subscription]struct{}
+	byWD map[int32][]*subscription
+}
+
+// subscription is the interest of one follower.
+type subscription struct {
+	// C receives when the follower should look. It holds one wake-up.
+	C chan struct{}
+	// changed tells cheaply whether there is something to see. It is called
+	// from the watcher's goroutine, on the slow look.
+	changed func() bool
+
+	fileWD, dirWD int32 // -1: none; guarded by watcher.mu
+	dir           string
+	blind         bool
+}
+
+// newWatcher starts a watcher. Without inotify it looks at the files itself.
+func newWatcher() (*watcher, error) {
+	w := &watcher{
+		done: make(chan struct{}),
+		subs: make(map[*subscription]struct{}),
+		byWD: make(map[int32][]*subscription),
+	}
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err == nil {
+		w.inotify = os.NewFile(uintptr(fd), "inotify")
+		w.loops.Go(w.readEvents)
+	} else {
+		err = fmt.Errorf("no inotify instance (fs.inotify.max_user_instances): looking at raw logs every %v instead: %w", blindInterval, err)
+	}
+	w.loops.Go(w.lookNowAndThen)
+	return w, err
+}
+
+// close stops the watcher's goroutines and waits for them.
+func (w *watcher) close() {
+	close(w.done)
+	if w.inotify != nil {
+		w.inotify.Close()
+	}
+	w.loops.Wait()
+}
+
+func (w *watcher) subscribe(changed func() bool) *subscription {
+	s := &subscription{C: make(chan struct{}, 1), changed: changed, fileWD: -1, dirWD: -1}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.subs[s] = struct{}{}
+	return s
+}
+
+func (w *watcher) unsubscribe(s *subscription) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.drop(s, &s.fileWD)
+	w.drop(s, &s.dirWD)
+	delete(w.subs, s)
+}
+
+// armFile has s woken at the next change of f. What changed before the call
+// wakes nobody: arm, then look.
+func (w *watcher) armFile(s *subscription, f *os.File) error {
+	// IN_ATTRIB tells of the deletion of a file that somebody holds open.
+	const mask = unix.IN_MODIFY | unix.IN_ATTRIB | unix.IN_MOVE_SELF | unix.IN_ONESHOT
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if s.fileWD >= 0 {
+		return nil // still armed
+	}
+	return w.add(s, &s.fileWD, "/proc/self/fd/"+strconv.Itoa(int(f.Fd())), mask)
+}
+
+// watchDir has s woken whenever a name appears in dir, instead of in the
+// directory watched before.
+func (w *watcher) watchDir(s *subscription, dir string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if s.dirWD >= 0 && s.dir == dir {
+		return nil
+	}
+	w.drop(s, &s.dirWD)
+	s.dir = dir
+	return w.add(s, &s.dirWD, dir, unix.IN_CREATE|unix.IN_MOVED_TO|unix.IN_DELETE_SELF|unix.IN_MOVE_SELF|unix.IN_ONLYDIR)
+}
+
+// releaseFile takes back armFile, before its file is closed.
+func (w *watcher) releaseFile(s *subscription) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.drop(s, &s.fileWD)
+}
+
+func (w *watcher) add(s *subscription, wd *int32, path string, mask uint32) error {
+	if w.inotify == nil {
+		s.blind = true
+		return nil
+	}
+	var got int
+	err := w.control(func(fd int) (err error) {
+		got, err = unix.InotifyAddWatch(fd, path, mask)
+		return err
+	})
+	s.blind = errors.Is(err, unix.ENOSPC) // no watches left
+	if err != nil {
+		return err
+	}
+	*wd = int32(got)
+	w.byWD[*wd] = append(w.byWD[*wd], s)
+	return nil
+}
+
+// drop ends the part of s in the watch *wd, and the watch with its last part.
+func (w *watcher) drop(s *subscription, wd *int32) {
+	if *wd < 0 {
+		return
+	}
+	if old := *wd; w.forget(s, wd) == 0 {
+		// It may be gone already: an event may be on its way.
+		_ = w.control(func(fd int) error {
+			_, err := unix.InotifyRmWatch(fd, uint32(old))
+			return err
+		})
+	}
+}
+
+// forget takes s out of the watch *wd and returns how many are left in it.
+func (w *watcher) forget(s *subscription, wd *int32) (left int) {
+	rest := slices.DeleteFunc(w.byWD[*wd], func(other *subscription) bool { return other == s })
+	w.byWD[*wd] = rest
+	if len(rest) == 0 {
+		delete(w.byWD, *wd)
+	}
+	*wd = -1
+	return len(rest)
+}
+
+func (w *watcher) control(do func(fd int) error) error {
+	conn, err := w.inotify.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var doErr error
+	if err := conn.Control(func(fd uintptr) { doErr = do(int(fd)) }); err != nil {
+		return err // closed
+	}
+	return doErr
+}
+
+func (w *watcher) readEvents() {
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := w.inotify.Read(buf)
+		if err != nil {
+			return // closed
+		}
+		w.dispatch(buf[:n])
+	}
+}
+
+// dispatch wakes whom the events concern. See inotify(7) for their layout.
+func (w *watcher) dispatch(events []byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for len(events) >= unix.SizeofInotifyEvent {
+		wd := int32(binary.NativeEndian.Uint32(events))
+		mask := binary.NativeEndian.Uint32(events[4:])
+		length := binary.NativeEndian.Uint32(events[12:])
+		events = events[unix.SizeofInotifyEvent+length:]
+		if mask&unix.IN_Q_OVERFLOW != 0 {
+			for s := range w.subs {
+				s.wake()
+			}
+			continue
+		}
+		for _, s := range slices.Clone(w.byWD[wd]) {
+			// A file's watch is spent with its first event. IN_IGNORED, which
+			// ends a watch, may come in a later read: for a watch that was
+			// armed again meanwhile it is one wake-up too many, never one too
+			// few.
+			if s.fileWD == wd {
+				w.forget(s, &s.fileWD)
+			}
+			if s.dirWD == wd && mask&unix.IN_IGNORED != 0 {
+				w.forget(s, &s.dirWD)
+			}
+			s.wake()
+		}
+	}
+}
+
+// lookNowAndThen wakes the followers that missed something.
+func (w *watcher) lookNowAndThen() {
+	tick := time.NewTicker(blindInterval)
+	defer tick.Stop()
+	for since := time.Duration(0); ; {
+		interval := lookInterval
+		if w.anyBlind() {
+			interval = blindInterval
+		}
+		tick.Reset(interval)
+		select {
+		case <-w.done:
+			return
+		case <-tick.C:
+		}
+		since += interval
+		all := since >= lookInterval
+		if all {
+			since = 0
+		}
+		for _, s := range w.lookAt(all) {
+			if s.changed() {
+				s.wake()
+			}
+		}
+	}
+}
+
+func (w *watcher) anyBlind() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for s := range w.subs {
+		if s.blind {
+			return true
+		}
+	}
+	return false
+}
+
+func (w *watcher) lookAt(all bool) []*subscription {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	list := make([]*subscription, 0, len(w.subs))
+	for s := range w.subs {
+		if all || s.blind {
+			list = append(list, s)
+		}
+	}
+	return list
+}
+
+func (s *subscription) wake() {
+	select {
+	case s.C <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,438 @@
+package converter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/golang/glog"
+)
+
+const (
+	// pollInterval is the time between two reads of a raw log that is being
+	// written to. A quiet one is not polled but watched.
+	pollInterval = 10 * time.Millisecond
+	// turnBytes bounds what a worker converts before it looks for commands.
+	turnBytes = 4 << 20
+	// checkpointInterval bounds what a replay after a crash has to walk over,
+	// in time.
+	checkpointInterval = time.Second
+
+	readSize  = 256 << 10
+	batchSize = 512 << 10
+)
+
+// Run is one attempt of one container: what is converted into what.
+type Run struct {
+	// ContainerID names the worker, its checkpoint and the lines in our log.
+	ContainerID string
+	// RawNames are the paths below Config.RawRoot that the raw log may have,
+	// the likeliest first. With none the container log gets notices only.
+	RawNames []string
+	// LogName is the path of the container log below Config.LogRoot.
+	LogName string
+	// Notice, if not empty, is the first line of a container log that is made,
+	// on stream stderr.
+	Notice string
+}
+
+// worker converts the console of one container: one Run after the other. All
+// its fields belong to its goroutine.
+type worker struct {
+	cfg         *Config
+	watcher     *watcher
+	checkpoints checkpoints
+	id          string
+
+	commands chan command
+	quit     chan struct{} // closed by the owner
+	done     chan struct{} // closed by the worker
+
+	run      Run // LogName "" before the first
+	follower *follower
+	split    Splitter
+	out      output
+
+	restarted bool // the raw log began anew, and its last line is still open
+
+	grew     time.Time // when the raw log was last seen to grow
+	size     int64     // of the raw log, then
+	dirty    bool      // the last checkpoint is not where we are
+	saved    time.Time // when that was
+	noticed  string    // the last raw fault that the container log tells of
+	rawFault fault
+	logFault fault
+	cpFault  fault
+}
+
+type command struct {
+	do   func() error
+	done chan error
+}
+
+// ErrNotConverting says that nothing is converted for a container.
+var ErrNotConverting = errors.New("no converter runs for this container")
+
+var errStopped = errors.New("the converter has stopped")
+
+// buffers are shared by all workers: only a busy one needs some.
+type buffers struct{ raw, batch []byte }
+
+var bufferPool = sync.Pool{New: func() any {
+	return &buffers{raw: make([]byte, tailLength+readSize), batch: make([]byte, 0, batchSize+batchSize/4)}
+}}
+
+// startWorker starts a worker without a Run.
+func startWorker(cfg *Config, w *watcher, cps checkpoints, id string) *worker {
+	wk := &worker{
+		cfg: cfg, watcher: w, checkpoints: cps, id: id,
+		commands: make(chan command),
+		quit:     make(chan struct{}),
+		done:     make(chan struct{}),
+		follower: newFollower(w, cfg.RawRoot, nil, RawPosition{}),
+		rawFault: fault{what: "read the raw log of container " + id, meanwhile: "its log lacks the output"},
+		logFault: fault{what: "write the log of container " + id, meanwhile: "its output waits in the raw log"},
+		cpFault:  fault{what: "save the checkpoint of container " + id, meanwhile: "a restart takes longer to find its place"},
+	}
+	go wk.loop()
+	return wk
+}
+
+// do has the worker's goroutine call fn.
+func (w *worker) do(ctx context.Context, fn func() error) error {
+	cmd := command{do: fn, done: make(chan error, 1)}
+	select {
+	case w.commands <- cmd:
+	case <-w.done:
+		return errStopped
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-cmd.done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// stop ends the worker and waits for it. It writes nothing any more.
+func (w *worker) stop() {
+	close(w.quit)
+	<-w.done
+}
+
+const forever = time.Duration(1<<63 - 1)
+
+func (w *worker) loop() {
+	defer close(w.done)
+	defer func() {
+		w.follower.close()
+		if err := w.out.close(); err != nil {
+			glog.Errorf("close the container log of container %s: %v", w.id, err)
+		}
+	}()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		wait := forever
+		if w.out.file != nil {
+			wait = w.turn()
+		}
+		timer.Reset(wait)
+		select {
+		case <-w.quit:
+			return
+		case cmd := <-w.commands:
+			cmd.done <- cmd.do()
+		case <-w.follower.sub.C:
+		case <-timer.C:
+		}
+	}
+}
+
+// turn converts what there is and returns how long to wait for the next turn,
+// unless the follower's subscription says otherwise.
+func (w *worker) turn() time.Duration {
+	for armed := false; ; armed = true {
+		if wait, err := w.convert(FlushNone); err != nil {
+			return wait
+		}
+		if size := w.follower.size(); size != w.size {
+			w.size, w.grew = size, time.Now()
+			w.maybeCheckpoint()
+			if w.follower.pos.Offset < size && size-w.follower.pos.Offset > int64(w.split.MaxPending()) {
+				return 0 // there is more than a turn's work
+			}
+			return pollInterval
+		}
+		if armed {
+			break
+		}
+		if err := w.follower.arm(); err != nil {
+			// Not told twice: the slow look sees to it.
+			glog.V(1).Infof("watch the raw log of container %s: %v", w.id, err)
+		}
+	}
+	if w.pendingText() {
+		if wait := w.cfg.IdleFlush - time.Since(w.grew); wait > 0 {
+			return wait
+		}
+		if wait, err := w.convert(FlushIdle); err != nil {
+			return wait
+		}
+	}
+	return w.maybeCheckpoint()
+}
+
+// pendingText says that there is text without a line end that the container
+// log lacks.
+func (w *worker) pendingText() bool { return w.follower.pos.Offset < w.size }
+
+// convert moves whole lines from the raw log to the container log until the
+// raw log's end or turnBytes are reached. The error has been reported; wait is
+// how long to leave it alone.
+func (w *worker) convert(flush Flush) (wait time.Duration, err error) {
+	b := bufferPool.Get().(*buffers)
+	defer bufferPool.Put(b)
+	if err := w.out.flushRest(); err != nil {
+		return w.logFailed(err)
+	}
+	leaving := false // the file has been replaced: this is the rest of it
+	for total := 0; total < turnBytes; {
+		data, restarted, err := w.follower.read(b.raw)
+		w.restarted = w.restarted || restarted
+		if w.restarted {
+			if err := w.restart(b); err != nil {
+				return w.logFailed(err)
+			}
+		}
+		if err != nil {
+			return w.rawFailed(err)
+		}
+		w.rawFault.clear()
+		w.noticed = ""
+		atEnd := len(data) < readSize
+		f := FlushNone
+		if atEnd {
+			f = flush
+			if leaving {
+				f = FlushEnd
+			}
+		}
+		n, err := w.convertData(b, data, f)
+		total += n
+		if err != nil {
+			return w.logFailed(err)
+		}
+		w.logFault.clear()
+		switch {
+		case !atEnd:
+		case leaving:
+			w.follower.closeFile()
+			leaving = false
+		case w.follower.replaced():
+			leaving = true // once more: it may have been written to before
+		default:
+			return 0, nil
+		}
+	}
+	return 0, nil
+}
+
+// restart begins a new content of the raw log.
+func (w *worker) restart(b *buffers) error {
+	glog.V(1).Infof("container %s: raw log %s begins anew", w.id, w.follower.pos.Name)
+	if err := w.breakLine(b); err != nil {
+		return err
+	}
+	w.split.SplitState = SplitState{}
+	w.restarted, w.dirty = false, true
+	return nil
+}
+
+// convertData writes the lines in data, which read has put into b.raw, and
+// moves the follower over what it has written.
+func (w *worker) convertData(b *buffers, data []byte, flush Flush) (total int, err error) {
+	if len(data) == 0 && flush != FlushEnd {
+		return 0, nil
+	}
+	w.out.setTime(time.Now())
+	base := len(w.follower.pos.Tail)
+	for done := false; !done; {
+		before := w.split.SplitState
+		batch, n := b.batch[:0], 0
+		for len(batch) < batchSize {
+			line, k, ok := w.split.Next(data[total+n:], flush)
+			n += k
+			if !ok {
+				done = true
+				break
+			}
+			batch = w.out.encoder.Append(batch, line)
+		}
+		b.batch = batch[:0]
+		taken, err := w.out.write(batch)
+		if !taken {
+			w.split.SplitState = before
+			return total, err
+		}
+		if n > 0 || len(batch) > 0 {
+			w.dirty = true
+		}
+		w.follower.advance(b.raw[base-len(w.follower.pos.Tail)+total:], n)
+		total += n
+		if err != nil {
+			return total, err
+		}
+	}
+	return total, nil
+}
+
+// breakLine ends a line that cannot go on.
+func (w *worker) breakLine(b *buffers) error {
+	before := w.split.SplitState
+	if !w.split.Break() {
+		return nil
+	}
+	w.out.setTime(time.Now())
+	taken, err := w.out.write(w.out.encoder.Append(b.batch[:0], Line{}))
+	if !taken {
+		w.split.SplitState = before
+	}
+	return err
+}
+
+// notice writes a line in our own name.
+func (w *worker) notice(text string) error {
+	if err := w.breakLine(&buffers{}); err != nil {
+		return err
+	}
+	w.out.setTime(time.Now())
+	_, err := w.out.write(w.out.encoder.AppendNotice(nil, text))
+	w.dirty = true
+	return err
+}
+
+func (w *worker) logFailed(err error) (time.Duration, error) {
+	return w.logFault.set(err), err
+}
+
+// rawFailed reports err also to those who read the container log: they miss
+// something.
+func (w *worker) rawFailed(err error) (time.Duration, error) {
+	wait := w.rawFault.set(err)
+	if text := fmt.Sprintf("the console output is missing from here on: %v", err); w.noticed != text {
+		if w.notice(text) == nil {
+			w.noticed = text
+		}
+	}
+	return wait, err
+}
+
+// drain converts everything that the raw log holds now.
+func (w *worker) drain(ctx context.Context, flush Flush) error {
+	if w.run.LogName == "" || w.out.file == nil {
+		return nil
+	}
+	for target := int64(-1); ; {
+		if _, err := w.convert(flush); err != nil {
+			return err
+		}
+		if target < 0 {
+			target = w.follower.size()
+		}
+		left := min(target, w.follower.size()) - w.follower.pos.Offset
+		if left <= 0 || flush != FlushEnd && left <= int64(w.split.MaxPending()) {
+			w.size = w.follower.size()
+			return w.checkpoint(false)
+		}
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("%d bytes of console output are not in the log yet: %w", left, err)
+		}
+	}
+}
+
+// reopen goes on in a new file after kubelet has renamed the log.
+func (w *worker) reopen(ctx context.Context) error {
+	if w.run.LogName == "" {
+		return ErrNotConverting
+	}
+	if w.out.file == nil {
+		if err := w.out.openFile(true); err != nil {
+			return fmt.Errorf("reopen container log: %w", err)
+		}
+		cp, err := w.checkpoints.load(w.id)
+		if err != nil {
+			glog.Errorf("container %s: %v", w.id, err)
+		}
+		w.attach(cp)
+		return nil
+	}
+	// What is taken belongs in the old file. If it cannot be written there, the
+	// new one gets it.
+	if err := w.drain(ctx, FlushNone); err != nil {
+		glog.V(1).Infof("drain container %s before its log is reopened: %v", w.id, err)
+	}
+	if err := w.breakLine(&buffers{}); err != nil {
+		glog.V(1).Infof("end the line of container %s before its log is reopened: %v", w.id, err)
+	}
+	if err := w.out.reopen(); err != nil {
+		return fmt.Errorf("reopen container log: %w", err)
+	}
+	w.greet()
+	if err := w.checkpoint(false); err != nil {
+		w.cpFault.set(err)
+	}
+	glog.V(2).Infof("container %s: reopened %s", w.id, w.out.path())
+	return nil
+}
+
+// greet writes the notice that a Run begins each of its files with.
+func (w *worker) greet() {
+	if w.run.Notice == "" || w.out.size > 0 {
+		return
+	}
+	if err := w.notice(w.run.Notice); err != nil {
+		w.logFault.set(err)
+	}
+}
+
+// maybeCheckpoint saves a checkpoint when one is due, and returns when the next
+// will be.
+func (w *worker) maybeCheckpoint() time.Duration {
+	if !w.dirty {
+		return forever
+	}
+	if wait := checkpointInterval - time.Since(w.saved); wait > 0 {
+		return wait
+	}
+	if err := w.checkpoint(false); err != nil {
+		return w.cpFault.set(err)
+	}
+	return forever
+}
+
+func (w *worker) checkpoint(durable bool) error {
+	if len(w.out.rest) > 0 {
+		return nil // not all that is taken is in the log
+	}
+	if !w.dirty && !durable {
+		return nil
+	}
+	w.saved = time.Now()
+	err := w.checkpoints.save(w.id, &Checkpoint{
+		Raw:   w.follower.pos,
+		Log:   LogPosition{Path: w.out.path(), ID: w.out.id, Offset: w.out.size},
+		Split: w.split.SplitState,
+		Time:  w.out.last,
+	}, durable)
+	if err != nil {
+		return fmt.Errorf("save checkpoint: %w", err)
+	}
+	w.dirty = false
+	w.cpFault.clear()
+	return nil
+}

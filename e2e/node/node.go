@@ -1,0 +1,213 @@
+// Package node puts the parts of a node together that matter to a VM's log: a
+// private libvirtd, the VM runtime, and cri-logproxy as a process of its own
+// between it and whoever plays kubelet. All of it lives in one temporary
+// directory.
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/cri-logproxy/cri-logproxy/e2e/await"
+	"github.com/cri-logproxy/cri-logproxy/e2e/guest"
+	"github.com/cri-logproxy/cri-logproxy/e2e/libvirtd"
+	"github.com/cri-logproxy/cri-logproxy/e2e/vmruntime"
+	"github.com/cri-logproxy/cri-logproxy/proxy/logmap"
+)
+
+// VMLogLocation is the directory of the raw logs as libvirtd and the runtime
+// see it, in mode file. The host sees it elsewhere, as with Virtlet's DaemonSet.
+const VMLogLocation = "/var/log/vms"
+
+// stopTimeout is how long the proxy may take to stop. It promises 10 s.
+const stopTimeout = 15 * time.Second
+
+// Options of a Node.
+type Options struct {
+	// Proxy is the path of the cri-logproxy binary.
+	Proxy string
+	// ProxyArgs are further flags for it.
+	ProxyArgs []string
+	// ProxyLog gets what the proxy logs; nil for nothing.
+	ProxyLog io.Writer
+	// PTY puts consoles on ptys instead of files.
+	PTY bool
+	// Runtime may change the options of the VM runtime.
+	Runtime func(*vmruntime.Options)
+}
+
+// Node is a running node. Its fields may be read, not changed.
+type Node struct {
+	// Dir holds everything but libvirt's own files.
+	Dir string
+	// Libvirt runs the VMs.
+	Libvirt *libvirtd.Instance
+	// Runtime is what the proxy stands in front of.
+	Runtime *vmruntime.Runtime
+	// Socket is where the proxy serves CRI.
+	Socket string
+	// RuntimeSocket is where the runtime does.
+	RuntimeSocket string
+	// PodLogs is kubelet's podLogsDir.
+	PodLogs string
+	// StateDir is the proxy's.
+	StateDir string
+	// RawLogs is VMLogLocation as the host sees it; "" with ptys.
+	RawLogs string
+
+	options Options
+	proxy   *exec.Cmd
+	exited  chan error // what the proxy ended with
+}
+
+// Start brings a node up. The caller must Stop it.
+func Start(ctx context.Context, o Options) (n *Node, err error) {
+	dir, err := os.MkdirTemp("/tmp", "clp") // short: it holds sockets
+	if err != nil {
+		return nil, err
+	}
+	n = &Node{
+		Dir:           dir,
+		Socket:        filepath.Join(dir, "cri-logproxy.sock"),
+		RuntimeSocket: filepath.Join(dir, "virtlet.sock"),
+		PodLogs:       filepath.Join(dir, "pods"),
+		StateDir:      filepath.Join(dir, "state"),
+		options:       o,
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, n.Stop())
+			n = nil
+		}
+	}()
+	if err := os.Mkdir(n.PodLogs, 0o750); err != nil {
+		return n, err
+	}
+	g, err := guest.Files(ctx, dir)
+	if err != nil {
+		return n, err
+	}
+	// Its libvirtd may see the guest's files: /tmp is shared.
+	if n.Libvirt, err = libvirtd.Start(ctx, libvirtd.Options{}); err != nil {
+		return n, err
+	}
+	ro := vmruntime.Options{
+		Listen: n.RuntimeSocket, Libvirt: n.Libvirt.Socket, Guest: g, StateDir: filepath.Join(dir, "runtime"),
+		LogLocation: "pty",
+	}
+	if !o.PTY {
+		n.RawLogs = filepath.Join(n.Libvirt.Dir, VMLogLocation)
+		ro.LogLocation, ro.LogDir = VMLogLocation, n.RawLogs
+	}
+	if o.Runtime != nil {
+		o.Runtime(&ro)
+	}
+	if n.Runtime, err = vmruntime.New(ro); err != nil {
+		return n, err
+	}
+	if err := n.Runtime.Start(); err != nil {
+		return n, err
+	}
+	return n, n.StartProxy(ctx)
+}
+
+// ProxyArgs are the flags of the proxy.
+func (n *Node) ProxyArgs() []string {
+	args := []string{
+		"--listen=unix://" + n.Socket, "--runtime-endpoint=unix://" + n.RuntimeSocket,
+		"--pod-logs-dir=" + n.PodLogs, "--state-dir=" + n.StateDir,
+	}
+	if n.RawLogs == "" {
+		args = append(args, "--vm-log-location=pty")
+	} else {
+		args = append(args, "--vm-log-location="+VMLogLocation, "--vm-log-dir="+n.RawLogs)
+	}
+	return append(args, n.options.ProxyArgs...)
+}
+
+// StartProxy starts the proxy and waits until it serves.
+func (n *Node) StartProxy(ctx context.Context) error {
+	n.proxy = exec.Command(n.options.Proxy, n.ProxyArgs()...)
+	n.proxy.Stdout, n.proxy.Stderr = n.options.ProxyLog, n.options.ProxyLog
+	// It is ours to stop, not the terminal's, and does not outlive us.
+	n.proxy.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	if err := n.proxy.Start(); err != nil {
+		return fmt.Errorf("start the proxy: %w", err)
+	}
+	n.exited = make(chan error, 1)
+	go func(cmd *exec.Cmd, exited chan<- error) { exited <- cmd.Wait() }(n.proxy, n.exited)
+	return await.Condition(ctx, "the proxy serves", func() (bool, error) {
+		select {
+		case err := <-n.exited:
+			n.exited <- err
+			return false, fmt.Errorf("the proxy has ended: %v", err)
+		default:
+		}
+		conn, err := net.Dial("unix", n.Socket)
+		if err != nil {
+			return false, nil // not yet
+		}
+		return true, conn.Close()
+	})
+}
+
+// StopProxy ends the proxy as systemd does, and returns what it exited with.
+func (n *Node) StopProxy() error { return n.endProxy(syscall.SIGTERM) }
+
+// KillProxy ends the proxy as a crash does.
+func (n *Node) KillProxy() {
+	_ = n.endProxy(syscall.SIGKILL) // what it says is that it was killed
+}
+
+func (n *Node) endProxy(sig syscall.Signal) error {
+	if n.proxy == nil {
+		return nil
+	}
+	defer func() { n.proxy = nil }()
+	if err := n.proxy.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	select {
+	case err := <-n.exited:
+		if err != nil {
+			return fmt.Errorf("the proxy: %w", err)
+		}
+		return nil
+	case <-time.After(stopTimeout):
+		return errors.Join(fmt.Errorf("the proxy has not stopped within %v", stopTimeout), n.proxy.Process.Kill(), <-n.exited)
+	}
+}
+
+// Mapping returns what the proxy has on record for a container.
+func (n *Node) Mapping(containerID string) (logmap.Container, error) {
+	containers, err := logmap.Read(n.StateDir)
+	if err != nil {
+		return logmap.Container{}, err
+	}
+	for _, c := range containers {
+		if c.ID == containerID {
+			return c, nil
+		}
+	}
+	return logmap.Container{}, fmt.Errorf("container %s is not on record in %s", containerID, n.StateDir)
+}
+
+// Stop ends everything and removes Dir.
+func (n *Node) Stop() error {
+	err := n.StopProxy()
+	if n.Runtime != nil {
+		err = errors.Join(err, n.Runtime.Close())
+	}
+	if n.Libvirt != nil {
+		err = errors.Join(err, n.Libvirt.Stop())
+	}
+	return errors.Join(err, os.RemoveAll(n.Dir))
+}

@@ -1,0 +1,19 @@
+// Package proxy is a CRI server that stands between kubelet and a runtime of
+// virtual machines. It forwards every call as it came, as raw bytes, except the
+// few whose logs it owns.
+//
+// A call passes the files of this package in this order:
+//
+//	listen.go     the unix socket that kubelet calls
+//	server.go     which calls are ours, under which services
+//	forward.go    all others: raw frames in both directions
+//	lifecycle.go  ours, on the way in: the log map, the converters
+//	answers.go    ours, on the way out: kubelet's own log paths
+//	runtime.go    the connection to the runtime
+//
+// paths.go holds the rules for paths, without I/O; reconcile.go makes the log
+// map agree with the runtime after a restart.
+//
+// A fault of the log side never fails a call and delays none by more than
+// drainTimeout.
+package proxy

@@ -1,0 +1,312 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/golang/glog"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-logproxy/cri-logproxy/converter"
+	"github.com/cri-logproxy/cri-logproxy/proxy/logmap"
+)
+
+// call is one call that is ours, on its way to the runtime.
+type call struct {
+	ctx     context.Context
+	conn    *grpc.ClientConn
+	method  string // full, as the client named it
+	request []byte
+}
+
+// forward sends request to the runtime and returns its answer, header and
+// trailer included.
+func (c *call) forward(request []byte) ([]byte, error) {
+	var (
+		answer          message
+		header, trailer metadata.MD
+	)
+	err := c.conn.Invoke(outgoing(c.ctx), c.method, &message{request}, &answer, grpc.Header(&header), grpc.Trailer(&trailer))
+	// These fail only where the call has ended already.
+	_ = grpc.SetHeader(c.ctx, header)
+	_ = grpc.SetTrailer(c.ctx, trailer)
+	return answer.bytes, err
+}
+
+// read parses the request into m. A request that is not CRI is for the runtime
+// to refuse: the caller forwards it.
+func (c *call) read(m proto.Message) bool {
+	if err := proto.Unmarshal(c.request, m); err != nil {
+		glog.Errorf("%s: the request cannot be parsed, forwarding it: %v", c.method, err)
+		return false
+	}
+	return true
+}
+
+// drain waits, within a bound, until the container's raw log is in its log. The
+// call goes on in any case.
+func (s *Server) drain(ctx context.Context, id string) {
+	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
+	defer cancel()
+	if err := s.converters.Drain(ctx, id); err != nil {
+		glog.Errorf("container %s: %v", id, err)
+	}
+}
+
+// recorded reports a failed record: the call goes on.
+func (s *Server) recorded(err error) {
+	if err != nil {
+		glog.Errorf("%v; the state directory must be writable, or a restart will have to ask the runtime", err)
+	}
+}
+
+func (s *Server) runPodSandbox(c *call) ([]byte, error) {
+	answer, err := c.forward(c.request)
+	var req runtimeapi.RunPodSandboxRequest
+	var resp runtimeapi.RunPodSandboxResponse
+	if err != nil || !c.read(&req) || proto.Unmarshal(answer, &resp) != nil || resp.PodSandboxId == "" {
+		return answer, err
+	}
+	meta := req.GetConfig().GetMetadata()
+	s.recorded(s.logs.PutSandbox(logmap.Sandbox{
+		ID:        resp.PodSandboxId,
+		Namespace: meta.GetNamespace(), Name: meta.GetName(), UID: meta.GetUid(),
+		LogDirectory: req.GetConfig().GetLogDirectory(),
+	}))
+	return answer, nil
+}
+
+func (s *Server) createContainer(c *call) ([]byte, error) {
+	var req runtimeapi.CreateContainerRequest
+	if !c.read(&req) {
+		return c.forward(c.request)
+	}
+	// The runtime may give this attempt the ID of the one before, and its raw
+	// log: what that holds belongs to the attempt before.
+	for _, old := range s.logs.Containers(req.PodSandboxId) {
+		if old.Name == req.GetConfig().GetMetadata().GetName() {
+			s.drain(c.ctx, old.ID)
+		}
+	}
+	record := s.plan(&req)
+	request := c.request
+	if record.Mode == logmap.ModeFile {
+		rewritten, err := proto.Marshal(s.rewritten(&req, record))
+		if err != nil {
+			return nil, status.Errorf(codes.Internal, "cri-logproxy: %v", err)
+		}
+		request = rewritten
+	}
+	answer, err := c.forward(request)
+	var resp runtimeapi.CreateContainerResponse
+	if err != nil || proto.Unmarshal(answer, &resp) != nil || resp.ContainerId == "" {
+		return answer, err
+	}
+	record.ID = resp.ContainerId
+	if old, ok := s.logs.Container(record.ID); ok && record.Mode == logmap.ModeFile && len(old.RawLogs) > 0 {
+		earlier := s.converters.RawName(c.ctx, record.ID)
+		if earlier == "" {
+			earlier = old.RawLogs[len(old.RawLogs)-1]
+		}
+		record.RawLogs = rawLogs(record.SandboxID, record.Name, record.Attempt, earlier)
+	}
+	s.recorded(s.logs.PutContainer(record))
+	if record.Problem != "" {
+		glog.Errorf("container %s (%s/%s %s) gets no log: %s", record.ID, record.Namespace, record.Pod, record.Name, record.Problem)
+	} else {
+		glog.V(1).Infof("container %s (%s/%s %s, attempt %d): %s", record.ID, record.Namespace, record.Pod, record.Name, record.Attempt, mapping(record, s.rawRoot()))
+	}
+	return answer, nil
+}
+
+// plan is the record of a container that is about to be made; its ID is not
+// known yet.
+func (s *Server) plan(req *runtimeapi.CreateContainerRequest) logmap.Container {
+	pod, meta := req.GetSandboxConfig().GetMetadata(), req.GetConfig().GetMetadata()
+	record := logmap.Container{
+		SandboxID: req.PodSandboxId,
+		Namespace: pod.GetNamespace(), Pod: pod.GetName(), Name: meta.GetName(), Attempt: meta.GetAttempt(),
+		Mode: s.cfg.mode(),
+	}
+	logDirectory := req.GetSandboxConfig().GetLogDirectory()
+	if sandbox, ok := s.logs.Sandbox(req.PodSandboxId); ok && req.SandboxConfig == nil {
+		record.Namespace, record.Pod, logDirectory = sandbox.Namespace, sandbox.Name, sandbox.LogDirectory
+	}
+	var err error
+	record.ContainerLog, err = containerLogPath(s.cfg.PodLogsDir, logDirectory, req.GetConfig().GetLogPath())
+	switch {
+	case err != nil:
+		record.Problem = err.Error()
+	case record.ContainerLog == "":
+		record.Problem = "the client gave no log_directory or log_path"
+	}
+	if record.Mode == logmap.ModeFile {
+		if isComponent(req.PodSandboxId) {
+			record.RawLogs = rawLogs(req.PodSandboxId, record.Name, record.Attempt, "")
+		} else {
+			record.ContainerLog, record.Problem = "", fmt.Sprintf("sandbox ID %q cannot be the name of a directory", req.PodSandboxId)
+		}
+	}
+	return record
+}
+
+// rewritten is the request with the raw log in place of kubelet's log.
+func (s *Server) rewritten(req *runtimeapi.CreateContainerRequest, record logmap.Container) *runtimeapi.CreateContainerRequest {
+	if len(record.RawLogs) == 0 || req.Config == nil {
+		return req
+	}
+	raw := filepath.Join(s.cfg.VMLogLocation, record.RawLogs[0])
+	if req.SandboxConfig != nil {
+		req.SandboxConfig.LogDirectory = filepath.Dir(raw)
+	}
+	req.Config.LogPath = filepath.Base(raw)
+	return req
+}
+
+func (s *Server) startContainer(c *call) ([]byte, error) {
+	var req runtimeapi.StartContainerRequest
+	if c.read(&req) {
+		if record, ok := s.container(c, req.ContainerId); ok {
+			s.begin(c.ctx, record)
+		}
+	}
+	return c.forward(c.request)
+}
+
+// begin makes the container log and starts its converter. kubelet links to the
+// log in /var/log/containers only if it is there when StartContainer returns.
+func (s *Server) begin(ctx context.Context, record logmap.Container) {
+	if !record.Started {
+		record.Started = true
+		s.recorded(s.logs.PutContainer(record))
+	}
+	if record.ContainerLog == "" {
+		return // its Problem was reported
+	}
+	run, err := s.run(record)
+	if err == nil {
+		ctx, cancel := context.WithTimeout(ctx, drainTimeout)
+		defer cancel()
+		err = s.converters.Begin(ctx, run)
+	}
+	if err != nil {
+		glog.Errorf("container %s (%s/%s %s) starts without a log: %v", record.ID, record.Namespace, record.Pod, record.Name, err)
+	}
+}
+
+func (s *Server) stopContainer(c *call) ([]byte, error) {
+	answer, err := c.forward(c.request)
+	var req runtimeapi.StopContainerRequest
+	if c.read(&req) {
+		s.drain(c.ctx, req.ContainerId)
+	}
+	return answer, err
+}
+
+func (s *Server) removeContainer(c *call) ([]byte, error) {
+	var req runtimeapi.RemoveContainerRequest
+	if !c.read(&req) {
+		return c.forward(c.request)
+	}
+	s.drain(c.ctx, req.ContainerId)
+	answer, err := c.forward(c.request)
+	if err == nil {
+		s.forget(req.ContainerId)
+	}
+	return answer, err
+}
+
+// forget ends the conversion and drops the record. kubelet has deleted the log
+// already; nothing makes it again.
+func (s *Server) forget(id string) {
+	if _, ok := s.logs.Container(id); !ok {
+		return
+	}
+	s.recorded(s.converters.Forget(id))
+	s.recorded(s.logs.RemoveContainer(id))
+	glog.V(1).Infof("container %s: forgotten", id)
+}
+
+func (s *Server) removePodSandbox(c *call) ([]byte, error) {
+	var req runtimeapi.RemovePodSandboxRequest
+	if !c.read(&req) {
+		return c.forward(c.request)
+	}
+	containers := s.logs.Containers(req.PodSandboxId)
+	for _, record := range containers {
+		s.drain(c.ctx, record.ID) // the runtime deletes the raw directory
+	}
+	answer, err := c.forward(c.request)
+	if err != nil {
+		return answer, err
+	}
+	for _, record := range containers {
+		s.forget(record.ID)
+	}
+	if _, ok := s.logs.Sandbox(req.PodSandboxId); ok {
+		s.recorded(s.logs.RemoveSandbox(req.PodSandboxId))
+		s.collectRaw(req.PodSandboxId)
+	}
+	return answer, nil
+}
+
+// collectRaw deletes the raw directory of a sandbox that is gone, if the
+// runtime has left it.
+func (s *Server) collectRaw(sandboxID string) {
+	if s.cfg.mode() == logmap.ModePTY || !isComponent(sandboxID) {
+		return
+	}
+	root, err := os.OpenRoot(s.rawRoot())
+	if err == nil {
+		err = root.RemoveAll(sandboxID)
+		root.Close()
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		glog.Errorf("remove the raw logs of sandbox %s: %v", sandboxID, err)
+	}
+}
+
+func (s *Server) reopenContainerLog(c *call) ([]byte, error) {
+	var req runtimeapi.ReopenContainerLogRequest
+	if !c.read(&req) {
+		return c.forward(c.request)
+	}
+	record, ok := s.container(c, req.ContainerId)
+	if !ok {
+		return c.forward(c.request)
+	}
+	if err := s.reopen(c.ctx, record); err != nil {
+		glog.Errorf("container %s: %v", record.ID, err)
+		return nil, status.Errorf(codes.FailedPrecondition, "cri-logproxy: %v", err)
+	}
+	return nil, nil // an empty ReopenContainerLogResponse
+}
+
+func (s *Server) reopen(ctx context.Context, record logmap.Container) error {
+	switch {
+	case record.ContainerLog == "":
+		return fmt.Errorf("the container has no log: %s", record.Problem)
+	case !record.Started:
+		return errors.New("the container is not running: it was not started")
+	}
+	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
+	defer cancel()
+	err := s.converters.Reopen(ctx, record.ID)
+	if errors.Is(err, converter.ErrNotConverting) {
+		run, runErr := s.run(record)
+		if runErr != nil {
+			return runErr
+		}
+		return s.converters.Begin(ctx, run)
+	}
+	return err
+}

@@ -1,0 +1,280 @@
+// Package logmap records which raw console log of a VM feeds which container
+// log of kubelet.
+//
+// It is a directory with one small file per container and per sandbox, held in
+// memory as well. The proxy writes it on lifecycle calls only; it survives
+// restarts and power cuts, and one damaged file costs one container's record,
+// which the proxy rebuilds from what the runtime lists.
+package logmap
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+
+	"github.com/cri-logproxy/cri-logproxy/converter/statefile"
+)
+
+// Mode says where a VM's console goes.
+type Mode string
+
+const (
+	// ModeFile is a console that is written to a raw log, which is converted.
+	ModeFile Mode = "file"
+	// ModePTY is a console on a pty, for `virsh console`. There is no raw log.
+	ModePTY Mode = "pty"
+)
+
+// Sandbox is a pod as RunPodSandbox described it.
+type Sandbox struct {
+	ID        string `json:"id"`
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+	UID       string `json:"uid"`
+	// LogDirectory is the absolute path that kubelet gave.
+	LogDirectory string `json:"logDirectory"`
+}
+
+// Container is the last attempt of one container, as CreateContainer described
+// it.
+type Container struct {
+	// ID is the runtime's. A runtime may give the next attempt the same one.
+	ID        string `json:"id"`
+	SandboxID string `json:"sandboxId"`
+	Namespace string `json:"namespace"`
+	Pod       string `json:"pod"`
+	Name      string `json:"name"`
+	Attempt   uint32 `json:"attempt"`
+	Mode      Mode   `json:"mode"`
+	// RawLogs are the paths, relative to the raw-log directory, that the raw
+	// log may have, the likeliest first. Empty in ModePTY.
+	RawLogs []string `json:"rawLogs,omitempty"`
+	// ContainerLog is the absolute path that kubelet reads; "" if it gave none
+	// that can be used.
+	ContainerLog string `json:"containerLog,omitempty"`
+	// Problem says why there is no log; "" if all is well.
+	Problem string `json:"problem,omitempty"`
+	// Started says that StartContainer was called for this attempt.
+	Started bool `json:"started,omitempty"`
+}
+
+const version = 1
+
+// Map is the record of a node. Its methods may be called from any goroutine.
+// What could not be written to disk is in memory all the same: an error of a
+// Put or Remove says only that a restart will not know.
+type Map struct {
+	dir  string
+	lock *os.File
+
+	mu         sync.Mutex
+	containers map[string]Container
+	sandboxes  map[string]Sandbox
+}
+
+// InUseError says that another process has the state directory.
+type InUseError struct {
+	Dir   string
+	Owner string // "cri-logproxy (pid 17)"; "another process" if not known
+}
+
+func (e *InUseError) Error() string {
+	return fmt.Sprintf("state directory %s is in use by %s: stop it, or give this one another --state-dir", e.Dir, e.Owner)
+}
+
+// Open locks and reads the state directory dir, making it if need be. damaged
+// are the records that could not be read: they have been set aside, and the
+// rest is good. The caller must Close the Map.
+func Open(dir string) (m *Map, damaged []error, err error) {
+	m = &Map{dir: dir}
+	for _, d := range []string{m.containerDir(), m.sandboxDir()} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return nil, nil, fmt.Errorf("make state directory: %w", err)
+		}
+	}
+	if m.lock, err = lock(dir); err != nil {
+		return nil, nil, err
+	}
+	for _, d := range []string{m.containerDir(), m.sandboxDir()} {
+		if err := statefile.Clean(d); err != nil {
+			damaged = append(damaged, err)
+		}
+	}
+	var bad []error
+	m.containers, bad, err = readAll(m.containerDir(), func(c Container) string { return c.ID })
+	damaged = append(damaged, bad...)
+	if err == nil {
+		m.sandboxes, bad, err = readAll(m.sandboxDir(), func(s Sandbox) string { return s.ID })
+		damaged = append(damaged, bad...)
+	}
+	if err != nil {
+		m.lock.Close()
+		return nil, nil, fmt.Errorf("read state directory: %w", err)
+	}
+	return m, damaged, nil
+}
+
+// Read reads the containers on record in a state directory that another process
+// may have open.
+func Read(dir string) ([]Container, error) {
+	m := &Map{dir: dir}
+	containers, _, err := readAll(m.containerDir(), func(c Container) string { return c.ID })
+	return slices.Collect(maps.Values(containers)), err
+}
+
+func (m *Map) containerDir() string { return filepath.Join(m.dir, "containers") }
+func (m *Map) sandboxDir() string   { return filepath.Join(m.dir, "sandboxes") }
+
+// Close gives the state directory free.
+func (m *Map) Close() error { return m.lock.Close() }
+
+// lock takes the state directory for this process, and leaves its name there.
+func lock(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock state directory: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		defer f.Close()
+		if !errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, fmt.Errorf("lock state directory: %w", err)
+		}
+		owner := make([]byte, 256)
+		n, _ := f.Read(owner)
+		return nil, &InUseError{Dir: dir, Owner: cmp.Or(strings.TrimSpace(string(owner[:n])), "another process")}
+	}
+	name := fmt.Sprintf("%s (pid %d)\n", filepath.Base(os.Args[0]), os.Getpid())
+	if err := errors.Join(f.Truncate(0), writeAt(f, name)); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock state directory: %w", err)
+	}
+	return f, nil
+}
+
+func writeAt(f *os.File, s string) error {
+	_, err := f.WriteAt([]byte(s), 0)
+	return err
+}
+
+// readAll reads the records of a directory, by their IDs.
+func readAll[T any](dir string, id func(T) string) (records map[string]T, damaged []error, err error) {
+	files, err := filepath.Glob(filepath.Join(dir, "*"+statefile.Suffix))
+	if err != nil {
+		return nil, nil, err
+	}
+	records = make(map[string]T, len(files))
+	for _, path := range files {
+		var v T
+		switch err := statefile.Read(path, version, &v); {
+		case errors.Is(err, os.ErrNotExist): // removed meanwhile
+		case err != nil:
+			damaged = append(damaged, err)
+		default:
+			records[id(v)] = v
+		}
+	}
+	return records, damaged, nil
+}
+
+// Container returns what is on record for a container ID.
+func (m *Map) Container(id string) (Container, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c, ok := m.containers[id]
+	return c, ok
+}
+
+// Containers returns all containers on record, of one sandbox if sandboxID is
+// not empty, in the order of their IDs.
+func (m *Map) Containers(sandboxID string) []Container {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var list []Container
+	for _, id := range slices.Sorted(maps.Keys(m.containers)) {
+		if c := m.containers[id]; sandboxID == "" || c.SandboxID == sandboxID {
+			list = append(list, c)
+		}
+	}
+	return list
+}
+
+// AddContainer records c unless there is a record of its ID, and reports
+// whether it did.
+func (m *Map) AddContainer(c Container) (added bool, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if _, ok := m.containers[c.ID]; ok {
+		return false, nil
+	}
+	return true, m.put(c)
+}
+
+// PutContainer records c under c.ID, in place of what was there.
+func (m *Map) PutContainer(c Container) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.put(c)
+}
+
+func (m *Map) put(c Container) error {
+	m.containers[c.ID] = c
+	if err := statefile.Write(filepath.Join(m.containerDir(), statefile.Name(c.ID)), version, c, true); err != nil {
+		return fmt.Errorf("record container %s: %w", c.ID, err)
+	}
+	return nil
+}
+
+// RemoveContainer forgets a container.
+func (m *Map) RemoveContainer(id string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.containers, id)
+	if err := statefile.Remove(filepath.Join(m.containerDir(), statefile.Name(id))); err != nil {
+		return fmt.Errorf("forget container %s: %w", id, err)
+	}
+	return nil
+}
+
+// Sandbox returns what is on record for a sandbox ID.
+func (m *Map) Sandbox(id string) (Sandbox, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s, ok := m.sandboxes[id]
+	return s, ok
+}
+
+// Sandboxes returns the IDs of all sandboxes on record.
+func (m *Map) Sandboxes() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Sorted(maps.Keys(m.sandboxes))
+}
+
+// PutSandbox records s under s.ID, in place of what was there.
+func (m *Map) PutSandbox(s Sandbox) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.sandboxes[s.ID] = s
+	if err := statefile.Write(filepath.Join(m.sandboxDir(), statefile.Name(s.ID)), version, s, true); err != nil {
+		return fmt.Errorf("record sandbox %s: %w", s.ID, err)
+	}
+	return nil
+}
+
+// RemoveSandbox forgets a sandbox, not its containers.
+func (m *Map) RemoveSandbox(id string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.sandboxes, id)
+	if err := statefile.Remove(filepath.Join(m.sandboxDir(), statefile.Name(id))); err != nil {
+		return fmt.Errorf("forget sandbox %s: %w", id, err)
+	}
+	return nil
+}

@@ -1,0 +1,155 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/golang/glog"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-logproxy/cri-logproxy/proxy/logmap"
+)
+
+// reconcileTimeout bounds the questions that a reconciliation asks.
+const reconcileTimeout = 30 * time.Second
+
+// resume goes on with every conversion on record.
+func (s *Server) resume(ctx context.Context) {
+	for _, record := range s.logs.Containers("") {
+		if ctx.Err() != nil {
+			return
+		}
+		if !record.Started || record.ContainerLog == "" {
+			continue
+		}
+		run, err := s.run(record)
+		if err == nil {
+			err = s.converters.Resume(ctx, run)
+		}
+		if err != nil && ctx.Err() == nil {
+			glog.Errorf("container %s (%s/%s %s): its log does not go on: %v", record.ID, record.Namespace, record.Pod, record.Name, err)
+		}
+	}
+}
+
+// ask calls the runtime in our own name, under the first API that it knows.
+func (s *Server) ask(ctx context.Context, method string, req, resp any) error {
+	var err error
+	for _, service := range services {
+		err = s.conn.Invoke(ctx, "/"+service+"/"+method, req, resp)
+		if status.Code(err) != codes.Unimplemented {
+			break
+		}
+	}
+	return err
+}
+
+// reconcile makes the log map agree with the runtime, each time that it is
+// there again: what it lists and the map lacks is put on record, what it does
+// not have any more is forgotten.
+func (s *Server) reconcile(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, reconcileTimeout)
+	defer cancel()
+	before := s.logs.Containers("")
+	sandboxesBefore := s.logs.Sandboxes()
+	var containers runtimeapi.ListContainersResponse
+	var sandboxes runtimeapi.ListPodSandboxResponse
+	err := s.ask(ctx, "ListPodSandbox", &runtimeapi.ListPodSandboxRequest{}, &sandboxes)
+	if err == nil {
+		err = s.ask(ctx, "ListContainers", &runtimeapi.ListContainersRequest{}, &containers)
+	}
+	if errors.Is(ctx.Err(), context.Canceled) || status.Code(err) == codes.Unavailable {
+		return // it is gone again; the next time will do
+	}
+	if err != nil {
+		glog.Errorf("cannot compare the log map with what the runtime lists; trying again when it is back: %v", err)
+		return
+	}
+	listed := make(map[string]bool)
+	for _, c := range containers.Containers {
+		listed[c.Id] = true
+		if _, ok := s.logs.Container(c.Id); !ok {
+			s.rebuild(ctx, c)
+		}
+	}
+	for _, record := range before {
+		if !listed[record.ID] {
+			glog.Infof("container %s (%s/%s %s) is gone from the runtime", record.ID, record.Namespace, record.Pod, record.Name)
+			s.forget(record.ID)
+		}
+	}
+	s.reconcileSandboxes(sandboxes.Items, sandboxesBefore)
+}
+
+func (s *Server) reconcileSandboxes(items []*runtimeapi.PodSandbox, before []string) {
+	listed := make(map[string]bool)
+	for _, p := range items {
+		listed[p.Id] = true
+		if _, ok := s.logs.Sandbox(p.Id); !ok {
+			meta := p.GetMetadata()
+			s.recorded(s.logs.PutSandbox(logmap.Sandbox{
+				ID: p.Id, Namespace: meta.GetNamespace(), Name: meta.GetName(), UID: meta.GetUid(),
+				LogDirectory: podLogDirectory(s.cfg.PodLogsDir, meta.GetNamespace(), meta.GetName(), meta.GetUid()),
+			}))
+		}
+	}
+	for _, id := range before {
+		if !listed[id] && len(s.logs.Containers(id)) == 0 {
+			s.recorded(s.logs.RemoveSandbox(id))
+		}
+	}
+}
+
+// rebuild puts a container on record that was made before the record began, and
+// goes on with its conversion.
+func (s *Server) rebuild(ctx context.Context, c *runtimeapi.Container) (logmap.Container, bool) {
+	record := labelled(s.cfg.PodLogsDir, c.Id, c.PodSandboxId, c.Labels, c.Annotations, c.GetMetadata().GetAttempt())
+	if record.ContainerLog == "" || !isComponent(c.PodSandboxId) {
+		glog.V(1).Infof("container %s is not on record, and %s: it gets no log", c.Id, record.Problem)
+		return record, false
+	}
+	record.Mode = s.cfg.mode()
+	record.Started = c.State != runtimeapi.ContainerState_CONTAINER_CREATED
+	if record.Mode == logmap.ModeFile {
+		record.RawLogs = rawLogs(record.SandboxID, record.Name, record.Attempt, "")
+	}
+	added, err := s.logs.AddContainer(record)
+	s.recorded(err)
+	if !added { // CreateContainer has answered meanwhile: it knows better
+		return s.logs.Container(c.Id)
+	}
+	glog.Infof("container %s (%s/%s %s) was not on record; by its labels, %s", c.Id, record.Namespace, record.Pod, record.Name, mapping(record, s.rawRoot()))
+	if record.Started {
+		run, err := s.run(record)
+		if err == nil {
+			err = s.converters.Resume(ctx, run)
+		}
+		if err != nil {
+			glog.Errorf("container %s: its log does not go on: %v", c.Id, err)
+		}
+	}
+	return record, true
+}
+
+// container returns the record of a container. One that is not on record is
+// asked for at the runtime; ok is false if it is not ours.
+func (s *Server) container(c *call, id string) (record logmap.Container, ok bool) {
+	if record, ok := s.logs.Container(id); ok {
+		return record, true
+	}
+	ctx, cancel := context.WithTimeout(c.ctx, drainTimeout)
+	defer cancel()
+	var resp runtimeapi.ListContainersResponse
+	if err := s.ask(ctx, "ListContainers", &runtimeapi.ListContainersRequest{Filter: &runtimeapi.ContainerFilter{Id: id}}, &resp); err != nil {
+		return logmap.Container{}, false // the call itself will say why
+	}
+	for _, c := range resp.Containers {
+		if c.Id == id {
+			return s.rebuild(ctx, c)
+		}
+	}
+	return logmap.Container{}, false
+}

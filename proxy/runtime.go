@@ -1,0 +1,67 @@
+package proxy
+
+import (
+	"context"
+	"time"
+
+	"github.com/golang/glog"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/credentials/insecure"
+)
+
+// MaxMessageSize is the largest message that is received from either side, in
+// bytes: what kubelet's client and containerd take
+// (k8s.io/cri-client/pkg/utils.go). Sending has no limit of its own, so that
+// the refusal of a larger one reads as it does without a proxy.
+const MaxMessageSize = 16 << 20
+
+// dialRuntime makes the connection to the runtime at a unix socket. The runtime
+// need not be there: calls answer Unavailable at once until it is.
+func dialRuntime(socket string) (*grpc.ClientConn, error) {
+	return grpc.NewClient("unix://"+socket,
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithAuthority("localhost"), // as kubelet's; some servers refuse a path there
+		grpc.WithDisableRetry(),         // kubelet retries, and a frame can be sent only once
+		grpc.WithDisableServiceConfig(),
+		grpc.WithIdleTimeout(0),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
+			MinConnectTimeout: 5 * time.Second,
+		}),
+		grpc.WithDefaultCallOptions(
+			grpc.ForceCodecV2(newCodec()),
+			grpc.MaxCallRecvMsgSize(MaxMessageSize),
+		),
+	)
+}
+
+// watchRuntime keeps the connection up until ctx ends, says when the runtime
+// goes and when it is back, and calls onReady each time that it is there.
+func watchRuntime(ctx context.Context, conn *grpc.ClientConn, socket string, onReady func(context.Context)) {
+	var down time.Time
+	for {
+		state := conn.GetState()
+		switch state {
+		case connectivity.Idle:
+			conn.Connect()
+		case connectivity.TransientFailure:
+			if down.IsZero() {
+				down = time.Now()
+				glog.Errorf("the runtime at %s does not answer; calls get Unavailable until it does: start it, or correct --runtime-endpoint", socket)
+			}
+		case connectivity.Ready:
+			if down.IsZero() {
+				glog.V(1).Infof("connected to the runtime at %s", socket)
+			} else {
+				glog.Infof("the runtime at %s answers, after %v", socket, time.Since(down).Round(time.Millisecond))
+				down = time.Time{}
+			}
+			onReady(ctx)
+		}
+		if !conn.WaitForStateChange(ctx, state) {
+			return
+		}
+	}
+}

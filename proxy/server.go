@@ -1,0 +1,192 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/golang/glog"
+	"google.golang.org/grpc"
+
+	"github.com/cri-logproxy/cri-logproxy/converter"
+	"github.com/cri-logproxy/cri-logproxy/proxy/logmap"
+)
+
+const (
+	// drainTimeout bounds how long a call waits for the console output that is
+	// still on its way.
+	drainTimeout = 5 * time.Second
+	// stopTimeout bounds how long Run lets calls finish.
+	stopTimeout = 4 * time.Second
+)
+
+// services are the CRI services with calls that are ours. Their messages are
+// the same on the wire (v1alpha2 differs from v1 in nothing that we read).
+var services = []string{"runtime.v1.RuntimeService", "runtime.v1alpha2.RuntimeService"}
+
+// Config is the configuration of a Server. All paths are absolute.
+type Config struct {
+	// RuntimeSocket is the unix socket of the runtime.
+	RuntimeSocket string
+	// VMLogLocation is the directory of the raw logs as the runtime sees it;
+	// empty if consoles are ptys.
+	VMLogLocation string
+	// VMLogDir is the same directory as this host sees it.
+	VMLogDir string
+	// PodLogsDir is kubelet's podLogsDir.
+	PodLogsDir string
+}
+
+func (c *Config) mode() logmap.Mode {
+	if c.VMLogLocation == "" {
+		return logmap.ModePTY
+	}
+	return logmap.ModeFile
+}
+
+// Server is the proxy.
+type Server struct {
+	cfg        Config
+	logs       *logmap.Map
+	converters *converter.Manager
+	conn       *grpc.ClientConn
+	grpc       *grpc.Server
+}
+
+// New makes a Server that keeps its records in logs and its converters in
+// converters; the caller closes both, after Run has returned.
+func New(cfg Config, logs *logmap.Map, converters *converter.Manager) (*Server, error) {
+	conn, err := dialRuntime(cfg.RuntimeSocket)
+	if err != nil {
+		return nil, fmt.Errorf("runtime endpoint: %w", err)
+	}
+	s := &Server{cfg: cfg, logs: logs, converters: converters, conn: conn}
+	s.grpc = grpc.NewServer(
+		grpc.ForceServerCodecV2(newCodec()),
+		grpc.UnknownServiceHandler(s.forward),
+		grpc.MaxRecvMsgSize(MaxMessageSize),
+	)
+	for _, name := range services {
+		s.grpc.RegisterService(s.serviceDesc(name), s)
+	}
+	return s, nil
+}
+
+// calls are the unary calls that are ours. ReopenContainerLog may be answered
+// without the runtime; all others are forwarded.
+var calls = map[string]func(*Server, *call) ([]byte, error){
+	"RunPodSandbox":      (*Server).runPodSandbox,
+	"RemovePodSandbox":   (*Server).removePodSandbox,
+	"CreateContainer":    (*Server).createContainer,
+	"StartContainer":     (*Server).startContainer,
+	"StopContainer":      (*Server).stopContainer,
+	"RemoveContainer":    (*Server).removeContainer,
+	"ReopenContainerLog": (*Server).reopenContainerLog,
+	"ContainerStatus":    (*Server).containerStatus,
+	"PodSandboxStatus":   (*Server).podSandboxStatus,
+}
+
+// streams are the server streams that are ours.
+var streams = map[string]func(*Server, *frame) (any, error){
+	"GetContainerEvents": (*Server).containerEvent,
+}
+
+// serviceDesc describes just the calls that are ours: gRPC gives every other
+// method of the service to the unknown-service handler.
+func (s *Server) serviceDesc(service string) *grpc.ServiceDesc {
+	desc := &grpc.ServiceDesc{ServiceName: service, HandlerType: (*any)(nil)}
+	for name, handle := range calls {
+		method := "/" + service + "/" + name
+		desc.Methods = append(desc.Methods, grpc.MethodDesc{
+			MethodName: name,
+			Handler: func(_ any, ctx context.Context, dec func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+				var req message
+				if err := dec(&req); err != nil {
+					return nil, err
+				}
+				answer, err := handle(s, &call{ctx: ctx, conn: s.conn, method: method, request: req.bytes})
+				if err != nil {
+					return nil, err
+				}
+				return &message{answer}, nil
+			},
+		})
+	}
+	for name, answer := range streams {
+		method := "/" + service + "/" + name
+		desc.Streams = append(desc.Streams, grpc.StreamDesc{
+			StreamName:    name,
+			ServerStreams: true,
+			Handler: func(_ any, stream grpc.ServerStream) error {
+				return s.relay(stream, method, func(f *frame) (any, error) { return answer(s, f) })
+			},
+		})
+	}
+	return desc
+}
+
+// Run serves calls from l until ctx ends, then lets those that are under way
+// finish, within a bound. It closes l. Converters that the log map knows of are
+// resumed before the first call is taken.
+func (s *Server) Run(ctx context.Context, l net.Listener) error {
+	s.resume(ctx)
+	watching, stopWatching := context.WithCancel(context.WithoutCancel(ctx))
+	var background sync.WaitGroup
+	background.Go(func() {
+		watchRuntime(watching, s.conn, s.cfg.RuntimeSocket, s.reconcile)
+	})
+	background.Go(func() {
+		select {
+		case <-ctx.Done():
+			s.stop()
+		case <-watching.Done():
+		}
+	})
+	err := s.grpc.Serve(l)
+	if errors.Is(err, grpc.ErrServerStopped) {
+		err = nil
+	}
+	stopWatching()
+	background.Wait()
+	return errors.Join(err, s.conn.Close())
+}
+
+// stop ends the gRPC server: gracefully if it can be, for streams such as
+// GetContainerEvents never end.
+func (s *Server) stop() {
+	graceful := make(chan struct{})
+	go func() {
+		defer close(graceful)
+		s.grpc.GracefulStop()
+	}()
+	select {
+	case <-graceful:
+	case <-time.After(stopTimeout):
+		glog.V(1).Infof("cutting off the calls that have not finished within %v", stopTimeout)
+		s.grpc.Stop()
+		<-graceful
+	}
+}
+
+// rawRoot is the directory of the raw logs on this host.
+func (s *Server) rawRoot() string { return s.cfg.VMLogDir }
+
+// run is the conversion of a container on record.
+func (s *Server) run(c logmap.Container) (converter.Run, error) {
+	rel, err := filepath.Rel(s.cfg.PodLogsDir, c.ContainerLog)
+	if err != nil || !filepath.IsLocal(rel) {
+		return converter.Run{}, &converter.UnsafePathError{Path: c.ContainerLog, Rule: "it is not below --pod-logs-dir " + s.cfg.PodLogsDir, Remedy: "set --pod-logs-dir to kubelet's podLogsDir"}
+	}
+	run := converter.Run{ContainerID: c.ID, RawNames: c.RawLogs, LogName: rel}
+	if c.Mode == logmap.ModePTY {
+		run.Notice = ptyNotice
+	}
+	return run, nil
+}
+
+// ptyNotice is what `kubectl logs` shows of a VM whose console is a pty.
+const ptyNotice = "this VM's console is a pty (mode pty): it has no log; use `virsh console` on its node"
