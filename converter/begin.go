@@ -56,7 +56,9 @@ func (w *worker) attach(cp *Checkpoint) {
 	if err := w.checkpoint(true); err != nil {
 		w.cpFault.set(err)
 	}
-	glog.V(1).Infof("container %s: converting %s to %s, from byte %d", w.id, strings.Join(w.run.RawNames, " or "), w.out.path(), w.follower.pos.Offset)
+	if len(w.run.RawNames) > 0 {
+		glog.V(1).Infof("container %s: converting %s to %s, from byte %d", w.id, strings.Join(w.run.RawNames, " or "), w.out.path(), w.follower.pos.Offset)
+	}
 }
 
 // leave ends the present Run, if there is one, and returns the last checkpoint.

@@ -115,7 +115,7 @@ func TestOpenBeneathRefuses(t *testing.T) {
 					t.Errorf("%s %q: %T %v, want an *UnsafePathError", what, rel, err, err)
 					return
 				}
-				if unsafe.Remedy == "" || !strings.HasPrefix(unsafe.Path, filepath.Dir(root)) && rel != ".." && rel != "../plain" {
+				if unsafe.Remedy == "" || !strings.HasPrefix(filepath.Join(root, rel), unsafe.Path) {
 					t.Errorf("%s %q: path %q, remedy %q", what, rel, unsafe.Path, unsafe.Remedy)
 				}
 				for _, part := range []string{unsafe.Path, unsafe.Rule, unsafe.Remedy, rule} {

@@ -25,6 +25,9 @@ const Suffix = ".json"
 // asideSuffix ends the name of a file that was set aside.
 const asideSuffix = ".damaged"
 
+// tmpPrefix begins the name of a file that Write has not finished.
+const tmpPrefix = ".tmp-"
+
 // DamagedError says that a file could not be used and where it is now.
 type DamagedError struct {
 	Path   string
@@ -101,6 +104,37 @@ func Read(path string, version int, v any) error {
 	return nil
 }
 
+// Peek reads the file at path as Read does, but leaves a damaged one where it
+// is: for a process that does not own the state.
+func Peek(path string, version int, v any) error {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if err := Decode(b, version, v); err != nil {
+		return fmt.Errorf("state file %s: %w", path, err)
+	}
+	return nil
+}
+
+// List returns the paths of the state files in dir.
+func List(dir string) ([]string, error) {
+	return list(dir, func(name string) bool { return strings.HasSuffix(name, Suffix) })
+}
+
+// list is filepath.Glob for a directory that may have meta characters in its
+// name, and that must be readable.
+func list(dir string, match func(name string) bool) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	var paths []string
+	for _, e := range entries {
+		if match(e.Name()) {
+			paths = append(paths, filepath.Join(dir, e.Name()))
+		}
+	}
+	return paths, err
+}
+
 // Write replaces the file at path. After a crash of the process there is the
 // old content or the new one; with durable, the same holds after a power cut,
 // and the new one is there once Write has returned.
@@ -109,7 +143,7 @@ func Write(path string, version int, v any, durable bool) error {
 	if err != nil {
 		return err
 	}
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".tmp-*")
+	tmp, err := os.CreateTemp(filepath.Dir(path), tmpPrefix+"*")
 	if err != nil {
 		return err
 	}
@@ -145,7 +179,7 @@ func Remove(path string) error {
 
 // Clean deletes what an interrupted Write left in dir.
 func Clean(dir string) error {
-	left, err := filepath.Glob(filepath.Join(dir, ".tmp-*"))
+	left, err := list(dir, func(name string) bool { return strings.HasPrefix(name, tmpPrefix) })
 	for _, path := range left {
 		err = errors.Join(err, os.Remove(path))
 	}

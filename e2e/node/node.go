@@ -64,6 +64,7 @@ type Node struct {
 	RawLogs string
 
 	options Options
+	runtime vmruntime.Options
 	proxy   *exec.Cmd
 	exited  chan error // what the proxy ended with
 }
@@ -99,24 +100,38 @@ func Start(ctx context.Context, o Options) (n *Node, err error) {
 	if n.Libvirt, err = libvirtd.Start(ctx, libvirtd.Options{}); err != nil {
 		return n, err
 	}
-	ro := vmruntime.Options{
+	n.runtime = vmruntime.Options{
 		Listen: n.RuntimeSocket, Libvirt: n.Libvirt.Socket, Guest: g, StateDir: filepath.Join(dir, "runtime"),
 		LogLocation: "pty",
 	}
 	if !o.PTY {
 		n.RawLogs = filepath.Join(n.Libvirt.Dir, VMLogLocation)
-		ro.LogLocation, ro.LogDir = VMLogLocation, n.RawLogs
+		n.runtime.LogLocation, n.runtime.LogDir = VMLogLocation, n.RawLogs
 	}
 	if o.Runtime != nil {
-		o.Runtime(&ro)
+		o.Runtime(&n.runtime)
 	}
-	if n.Runtime, err = vmruntime.New(ro); err != nil {
-		return n, err
-	}
-	if err := n.Runtime.Start(); err != nil {
+	if err := n.StartRuntime(); err != nil {
 		return n, err
 	}
 	return n, n.StartProxy(ctx)
+}
+
+// StartRuntime starts the runtime, also again after StopRuntime.
+func (n *Node) StartRuntime() (err error) {
+	if n.Runtime, err = vmruntime.New(n.runtime); err != nil {
+		return err
+	}
+	return n.Runtime.Start()
+}
+
+// StopRuntime stops the runtime. Its VMs go on.
+func (n *Node) StopRuntime() error {
+	if n.Runtime == nil {
+		return nil
+	}
+	defer func() { n.Runtime = nil }()
+	return n.Runtime.Close()
 }
 
 // ProxyArgs are the flags of the proxy.
@@ -202,10 +217,7 @@ func (n *Node) Mapping(containerID string) (logmap.Container, error) {
 
 // Stop ends everything and removes Dir.
 func (n *Node) Stop() error {
-	err := n.StopProxy()
-	if n.Runtime != nil {
-		err = errors.Join(err, n.Runtime.Close())
-	}
+	err := errors.Join(n.StopProxy(), n.StopRuntime())
 	if n.Libvirt != nil {
 		err = errors.Join(err, n.Libvirt.Stop())
 	}

@@ -108,10 +108,10 @@ func Open(dir string) (m *Map, damaged []error, err error) {
 		}
 	}
 	var bad []error
-	m.containers, bad, err = readAll(m.containerDir(), func(c Container) string { return c.ID })
+	m.containers, bad, err = readAll(m.containerDir(), statefile.Read, func(c Container) string { return c.ID })
 	damaged = append(damaged, bad...)
 	if err == nil {
-		m.sandboxes, bad, err = readAll(m.sandboxDir(), func(s Sandbox) string { return s.ID })
+		m.sandboxes, bad, err = readAll(m.sandboxDir(), statefile.Read, func(s Sandbox) string { return s.ID })
 		damaged = append(damaged, bad...)
 	}
 	if err != nil {
@@ -122,10 +122,14 @@ func Open(dir string) (m *Map, damaged []error, err error) {
 }
 
 // Read reads the containers on record in a state directory that another process
-// may have open.
+// may have open. It changes nothing there: damaged records are left to the
+// owner.
 func Read(dir string) ([]Container, error) {
 	m := &Map{dir: dir}
-	containers, _, err := readAll(m.containerDir(), func(c Container) string { return c.ID })
+	containers, _, err := readAll(m.containerDir(), statefile.Peek, func(c Container) string { return c.ID })
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil // nobody has used it yet
+	}
 	return slices.Collect(maps.Values(containers)), err
 }
 
@@ -164,15 +168,15 @@ func writeAt(f *os.File, s string) error {
 }
 
 // readAll reads the records of a directory, by their IDs.
-func readAll[T any](dir string, id func(T) string) (records map[string]T, damaged []error, err error) {
-	files, err := filepath.Glob(filepath.Join(dir, "*"+statefile.Suffix))
+func readAll[T any](dir string, read func(path string, version int, v any) error, id func(T) string) (records map[string]T, damaged []error, err error) {
+	files, err := statefile.List(dir)
 	if err != nil {
 		return nil, nil, err
 	}
 	records = make(map[string]T, len(files))
 	for _, path := range files {
 		var v T
-		switch err := statefile.Read(path, version, &v); {
+		switch err := read(path, version, &v); {
 		case errors.Is(err, os.ErrNotExist): // removed meanwhile
 		case err != nil:
 			damaged = append(damaged, err)
