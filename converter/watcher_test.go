@@ -186,8 +186,8 @@ func TestWatcherDirEvents(t *testing.T) {
 			w := startWatcher(t)
 			dir := filepath.Join(t.TempDir(), "dir")
 			must(t, os.Mkdir(dir, 0o700))
-			createFile(t, filepath.Join(dir, "old"))
-			createFile(t, filepath.Join(filepath.Dir(dir), "elsewhere"))
+			must(t, os.WriteFile(filepath.Join(dir, "old"), nil, 0o600))
+			must(t, os.WriteFile(filepath.Join(filepath.Dir(dir), "elsewhere"), nil, 0o600))
 			s := w.subscribe(blindTo)
 			for range 2 {
 				must(t, w.watchDir(s, dir))
@@ -237,21 +237,35 @@ func TestWatcherDirAnew(t *testing.T) {
 	}
 }
 
-// TestWatcherDirMoved has a directory renamed and another made in its place:
-// names in the new one count.
-func TestWatcherDirMoved(t *testing.T) {
-	w := startWatcher(t)
-	dir := filepath.Join(t.TempDir(), "dir")
-	must(t, os.Mkdir(dir, 0o700))
-	s := w.subscribe(blindTo)
-	must(t, w.watchDir(s, dir))
-	must(t, os.Rename(dir, dir+".1"))
-	must(t, os.Mkdir(dir, 0o700))
-	waitWake(t, s, "directory renamed")
-	barrier(t, w)
-	must(t, w.watchDir(s, dir))
-	must(t, os.WriteFile(filepath.Join(dir, "x"), nil, 0o600))
-	waitWake(t, s, "file made in the new directory")
+// TestWatcherDirReplaced has another directory take the place of the watched
+// one: names in the new one count.
+func TestWatcherDirReplaced(t *testing.T) {
+	knownBug(t, "watchDir keeps the watch of the directory that had the name before")
+	for name, remove := range map[string]func(dir string) error{
+		"renamed": func(dir string) error { return os.Rename(dir, dir+".1") },
+		// The kernel tells of the deletion only when the file is closed.
+		"deleted with a file open in it": os.RemoveAll,
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := startWatcher(t)
+			dir := filepath.Join(t.TempDir(), "dir")
+			must(t, os.Mkdir(dir, 0o700))
+			f := createFile(t, filepath.Join(dir, "log"))
+			s := w.subscribe(blindTo)
+			must(t, w.watchDir(s, dir))
+			must(t, w.armFile(s, f))
+			must(t, remove(dir))
+			must(t, os.Mkdir(dir, 0o700))
+			barrier(t, w)
+			select { // a file that was renamed with its directory is the same
+			case <-s.C:
+			default:
+			}
+			must(t, w.watchDir(s, dir))
+			must(t, os.WriteFile(filepath.Join(dir, "log"), nil, 0o600))
+			waitWake(t, s, "file made in the new directory")
+		})
+	}
 }
 
 func TestWatcherMissing(t *testing.T) {

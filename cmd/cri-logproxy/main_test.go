@@ -289,3 +289,15 @@ func TestLocationOfVirtlet(t *testing.T) {
 		_ = cmd.Wait()
 	}
 }
+
+// TestREADME checks that the README shows --help as it is.
+func TestREADME(t *testing.T) {
+	_, help, _ := result(t, command(t, "--help"))
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(readme), "```\n"+help+"```\n") {
+		t.Errorf("README.md lacks this:\n%s", help)
+	}
+}
