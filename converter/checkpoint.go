@@ -5,26 +5,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/cri-logproxy/cri-logproxy/converter/statefile"
 )
-
-// fileID tells one file from another on this machine, for as long as it is not
-// deleted: a file system may give its number to the next file at once.
-type fileID struct {
-	Dev uint64 `json:"dev"`
-	Ino uint64 `json:"ino"`
-}
-
-func idOf(fi fs.FileInfo) fileID {
-	st, ok := fi.Sys().(*syscall.Stat_t)
-	if !ok {
-		return fileID{}
-	}
-	return fileID{Dev: uint64(st.Dev), Ino: st.Ino}
-}
 
 // RawPosition is a place in a raw log: everything before it is converted.
 type RawPosition struct {
@@ -36,6 +20,9 @@ type RawPosition struct {
 	// Tail holds the last bytes before Offset. A file that was truncated and
 	// has grown past Offset again does not have them there.
 	Tail []byte `json:"tail,omitempty"`
+	// Stale, if not 0, says that the file's content is of the Run before and
+	// has not changed since this modification time, in ns.
+	Stale int64 `json:"stale,omitempty"`
 }
 
 // LogPosition is a place in a container log: everything before it is accounted
@@ -53,6 +40,9 @@ type Checkpoint struct {
 	Log   LogPosition `json:"log"`
 	Split SplitState  `json:"split"`
 	Time  time.Time   `json:"time"` // of the last record
+	// Before is where the log that was left at the last ReopenContainerLog
+	// ended, for as long as kubelet may put it back.
+	Before *Checkpoint `json:"before,omitempty"`
 }
 
 const checkpointVersion = 1

@@ -50,16 +50,19 @@ type Encoder struct {
 	Format Format
 
 	full, partial, notice []byte // CRI: what stands before the content
-	jsonTail              []byte // JSON: what stands behind it
-	jsonNoticeTail        []byte
+	// JSON: what stands behind it, and before it always jsonHead.
+	jsonFull, jsonPartial, jsonNotice []byte
 }
+
+const jsonHead = `{"log":"`
 
 // SetTime sets the time of the records that follow.
 func (e *Encoder) SetTime(t time.Time) {
 	stamp := t.UTC().AppendFormat(make([]byte, 0, len(timeLayout)), timeLayout)
 	if e.Format == DockerJSON {
-		e.jsonTail = fmt.Appendf(e.jsonTail[:0], `,"stream":"stdout","time":"%s"}`+"\n", stamp)
-		e.jsonNoticeTail = fmt.Appendf(e.jsonNoticeTail[:0], `,"stream":"stderr","time":"%s"}`+"\n", stamp)
+		e.jsonFull = fmt.Appendf(e.jsonFull[:0], `\n","stream":"stdout","time":"%s"}`+"\n", stamp)
+		e.jsonPartial = fmt.Appendf(e.jsonPartial[:0], `","stream":"stdout","time":"%s"}`+"\n", stamp)
+		e.jsonNotice = fmt.Appendf(e.jsonNotice[:0], `\n","stream":"stderr","time":"%s"}`+"\n", stamp)
 		return
 	}
 	e.full = fmt.Appendf(e.full[:0], "%s stdout F ", stamp)
@@ -73,13 +76,12 @@ func (e *Encoder) Append(dst []byte, l Line) []byte {
 		return e.AppendNotice(dst, fmt.Sprintf("skipped %d NUL bytes: a hole in the raw log", l.Hole))
 	}
 	if e.Format == DockerJSON {
-		dst = append(dst, `{"log":"`...)
+		dst = append(dst, jsonHead...)
 		dst = appendJSONText(dst, l.Content)
-		if !l.Partial {
-			dst = append(dst, `\n`...)
+		if l.Partial {
+			return append(dst, e.jsonPartial...)
 		}
-		dst = append(dst, '"')
-		return append(dst, e.jsonTail...)
+		return append(dst, e.jsonFull...)
 	}
 	if l.Partial {
 		dst = append(dst, e.partial...)
@@ -94,10 +96,9 @@ func (e *Encoder) Append(dst []byte, l Line) []byte {
 // name. text has no line end.
 func (e *Encoder) AppendNotice(dst []byte, text string) []byte {
 	if e.Format == DockerJSON {
-		dst = append(dst, `{"log":"`...)
+		dst = append(dst, jsonHead...)
 		dst = appendJSONText(dst, []byte(noticePrefix+text))
-		dst = append(dst, `\n"`...)
-		return append(dst, e.jsonNoticeTail...)
+		return append(dst, e.jsonNotice...)
 	}
 	dst = append(dst, e.notice...)
 	dst = append(dst, noticePrefix...)
@@ -115,7 +116,7 @@ func appendJSONText(dst, s []byte) []byte {
 		b := s[i]
 		if b < utf8.RuneSelf {
 			if b >= ' ' && b != '"' && b != '\\' && b != 0x7f {
-				i++
+				i += max(1, plainJSON(s[i:]))
 				continue
 			}
 			dst = append(dst, s[start:i]...)

@@ -94,3 +94,31 @@ func FuzzEncoder(f *testing.F) {
 		}
 	})
 }
+
+// FuzzPlain checks that the short cut for plain lines takes the same way as the
+// splitter and the encoder.
+func FuzzPlain(f *testing.F) {
+	f.Add([]byte("one\r\ntwo\n\nlonger than the limit\n\x00nul\nrest"), false, uint8(10))
+	f.Add([]byte("plain ascii text\n\"quoted\" \\ \x1b[0m \x7f žluť\n"), true, uint8(200))
+	f.Fuzz(func(t *testing.T, src []byte, open bool, maxLine uint8) {
+		for _, format := range []Format{CRI, DockerJSON} {
+			e := Encoder{Format: format}
+			e.SetTime(testTime)
+			slow := Splitter{SplitState: SplitState{Open: open}, Max: int(maxLine) + 4}
+			fast := slow
+			got, n := e.appendPlain(nil, src, &fast, 1<<20)
+			var want []byte
+			for at := 0; at < n; {
+				line, k, ok := slow.Next(src[at:], FlushNone)
+				if !ok {
+					t.Fatalf("the splitter stops at %d, the short cut at %d", at, n)
+				}
+				want = e.Append(want, line)
+				at += k
+			}
+			if !bytes.Equal(got, want) || fast.SplitState != slow.SplitState {
+				t.Fatalf("%v: got %q %+v, want %q %+v", format, got, fast, want, slow)
+			}
+		}
+	})
+}

@@ -38,11 +38,13 @@ func (f *fault) set(err error) time.Duration {
 	return f.backoff
 }
 
-// clear notes that all is well.
-func (f *fault) clear() {
+// clear notes that all is well, and returns how long it was not, and why: 0 and
+// "" if it was.
+func (f *fault) clear() (lasted time.Duration, cause string) {
 	if f.cause == "" {
-		return
+		return 0, ""
 	}
-	glog.Infof("can %s again, after %v", f.what, time.Since(f.since).Round(time.Millisecond))
-	f.cause = ""
+	lasted, cause, f.cause = time.Since(f.since), f.cause, ""
+	glog.Infof("can %s again, after %v", f.what, lasted.Round(time.Millisecond))
+	return lasted, cause
 }

@@ -3,30 +3,44 @@ package converter
 import (
 	"bytes"
 	"errors"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
+
+	"golang.org/x/sys/unix"
 )
 
 // tailLength is how many bytes before a position are kept, to tell a file that
 // has grown from one that was truncated and has grown past the position again.
 const tailLength = 64
 
-// follower reads one raw log from where its position says, over truncation and
-// replacement of the file. It is used by one goroutine; changed may be called
-// from any.
+// follower reads one raw log from where its position says, over truncation,
+// rotation and replacement of the file. It is used by one goroutine; changed may
+// be called from any.
 type follower struct {
 	root string
 	// names are the paths below root that the raw log may have, the likeliest
 	// first. The first that exists is followed.
-	names   []string
-	watcher *watcher
-	sub     *subscription
+	names []string
+	// appends says that the VM's start leaves the content of the file alone.
+	appends bool
+	// fromOldest says that rotated files count even if nothing is known of
+	// them.
+	fromOldest bool
+	watcher    *watcher
+	sub        *subscription
 
 	file *os.File
 	pos  RawPosition
+
+	// next is what rotation has put in the place of file, whose last line may
+	// go on there: both are read as one, until the last byte of file is
+	// consumed. rest is how many bytes of file the last read has given.
+	next   *os.File
+	nextID fileID
+	rest   int
+	check  [tailLength]byte // for tailIsThere
 
 	mu   sync.Mutex // guards seen
 	seen sighting
@@ -39,11 +53,11 @@ type sighting struct {
 	at   fileID // of the file at the first name that exists
 }
 
-// newFollower makes a follower that goes on at pos if the file is still the
-// same, else at its start. The caller must close it.
-func newFollower(w *watcher, root string, names []string, pos RawPosition) *follower {
+// newFollower makes a follower of a Run that goes on at pos if the file is still
+// the same, else at its start. The caller must close it.
+func newFollower(w *watcher, root string, run Run, pos RawPosition) *follower {
 	pos.Tail = append(make([]byte, 0, tailLength), pos.Tail...)
-	f := &follower{root: root, names: names, watcher: w, pos: pos}
+	f := &follower{root: root, names: run.RawNames, appends: run.RawAppends, watcher: w, pos: pos}
 	f.sub = w.subscribe(f.changed)
 	return f
 }
@@ -60,33 +74,55 @@ func (f *follower) closeFile() {
 		f.file.Close()
 		f.file = nil
 	}
+	if f.next != nil {
+		f.next.Close()
+		f.next = nil
+	}
 }
 
-// open opens the raw log, if there is one. restarted says that it is not the
-// file, or not the content, that the position was about.
+// open opens the raw log that the position is about, under whatever name a
+// rotation has given it, else the first that there is. restarted says that it is
+// not the one that the position was about.
 func (f *follower) open() (restarted bool, err error) {
 	for _, name := range f.names {
-		file, err := openBeneath(f.root, name, os.O_RDONLY, 0)
-		if errors.Is(err, fs.ErrNotExist) {
+		chain := generations(f.root, name)
+		if len(chain) == 0 {
 			continue
 		}
-		if err != nil {
+		at := chain.find(f.pos.ID)
+		switch {
+		case at >= 0:
+		case f.pos.Name != "" || f.fromOldest:
+			at = 0 // all that is left is newer than the position, or unknown
+		default:
+			at = len(chain) - 1
+		}
+		before := f.pos
+		if err := f.openAs(name, chain[at].name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return false, err
 		}
-		fi, err := file.Stat()
-		if err != nil {
-			file.Close()
-			return false, err
-		}
-		f.file = file
-		restarted = f.pos.Name != "" && f.pos.ID != idOf(fi)
-		if f.pos.ID != idOf(fi) {
-			f.pos = RawPosition{ID: idOf(fi), Tail: f.pos.Tail[:0]}
-		}
-		f.pos.Name = name
-		return restarted, nil
+		return before.Name != "" && before.ID != f.pos.ID, nil
 	}
 	return false, nil
+}
+
+// openAs opens file, which is name or what a rotation has made of it.
+func (f *follower) openAs(name, file string) error {
+	opened, err := openBeneath(f.root, file, os.O_RDONLY, 0)
+	if err != nil {
+		return err
+	}
+	id, err := rawIDOf(opened)
+	if err != nil {
+		opened.Close()
+		return err
+	}
+	f.file = opened
+	if f.pos.ID != id {
+		f.pos = RawPosition{ID: id, Tail: f.pos.Tail[:0]}
+	}
+	f.pos.Name = name
+	return nil
 }
 
 // read reads what follows the position into buf, which must be longer than
@@ -99,55 +135,213 @@ func (f *follower) read(buf []byte) (data []byte, restarted bool, err error) {
 			return nil, false, err
 		}
 	}
-	for {
-		tail := len(f.pos.Tail)
-		n, err := f.file.ReadAt(buf, f.pos.Offset-int64(tail))
-		if err != nil && err != io.EOF {
+	if f.pos.Stale != 0 {
+		fi, err := f.file.Stat()
+		if err != nil {
 			return nil, restarted, err
 		}
-		if n < tail || !bytes.Equal(buf[:tail], f.pos.Tail) {
-			f.pos.Offset, f.pos.Tail = 0, f.pos.Tail[:0]
+		if fi.ModTime().UnixNano() == f.pos.Stale {
+			f.saw(f.file, fi.Size())
+			return nil, restarted, nil // the VM has not started yet
+		}
+		f.pos.Stale = 0
+		f.rewind()
+		restarted = true
+	}
+	for {
+		tail := copy(buf, f.pos.Tail)
+		n, err := pread(f.file, buf[tail:], f.pos.Offset)
+		if err != nil {
+			return nil, restarted, err
+		}
+		// Only now: had the file been truncated before what was just read, the
+		// tail would be gone.
+		same, err := f.tailIsThere()
+		if err != nil {
+			return nil, restarted, err
+		}
+		if !same {
+			f.rewind()
 			restarted = true
 			continue
 		}
-		f.saw(f.file, f.pos.Offset+int64(n-tail))
-		return buf[tail:n], restarted, nil
+		f.rest = n
+		size := f.pos.Offset + int64(n)
+		if f.next != nil && tail+n < len(buf) {
+			m, err := pread(f.next, buf[tail+n:], 0)
+			if err != nil {
+				return nil, restarted, err
+			}
+			n += m
+			size = int64(m)
+		}
+		f.saw(f.latest(), size)
+		return buf[tail : tail+n], restarted, nil
 	}
+}
+
+// tailIsThere says that the bytes before the position are those that were read.
+func (f *follower) tailIsThere() (bool, error) {
+	tail := f.check[:len(f.pos.Tail)]
+	n, err := pread(f.file, tail, f.pos.Offset-int64(len(tail)))
+	return bytes.Equal(tail[:n], f.pos.Tail), err
+}
+
+// pread reads once: what several reads return may never have been in a file
+// together. It returns 0 at the end.
+func pread(f *os.File, b []byte, offset int64) (int, error) {
+	for {
+		n, err := unix.Pread(int(f.Fd()), b, offset)
+		if !errors.Is(err, unix.EINTR) {
+			return max(n, 0), err
+		}
+	}
+}
+
+// latest is the file that is being written to.
+func (f *follower) latest() *os.File {
+	if f.next != nil {
+		return f.next
+	}
+	return f.file
+}
+
+// rewind goes to the start of the file.
+func (f *follower) rewind() { f.pos.Offset, f.pos.Tail = 0, f.pos.Tail[:0] }
+
+// waitForStart has the follower wait for the file to change, if there is one,
+// and then read it from its start: what it holds is of the Run before, and the
+// VM's start truncates it, perhaps to write the very same bytes again.
+func (f *follower) waitForStart() error {
+	if f.appends {
+		return nil
+	}
+	if f.file == nil {
+		if _, err := f.open(); err != nil || f.file == nil {
+			return err
+		}
+	}
+	fi, err := f.file.Stat()
+	if err == nil && f.pos.Offset > 0 {
+		f.pos.Stale = fi.ModTime().UnixNano()
+	}
+	return err
+}
+
+// skipHole moves the position over a stretch of the file that was never
+// written, and returns how long it is. The position must be in a hole.
+func (f *follower) skipHole() int64 {
+	to, err := unix.Seek(int(f.file.Fd()), f.pos.Offset, unix.SEEK_DATA)
+	if err != nil { // ENXIO: there is nothing behind it; or it cannot be told
+		return 0
+	}
+	n := to - f.pos.Offset
+	if n < tailLength {
+		return 0
+	}
+	f.pos.Offset, f.pos.Tail = to, append(f.pos.Tail[:0], zeros[:tailLength]...)
+	return n
 }
 
 // advance moves the position over the first n bytes of the data that read has
 // put into buf.
 func (f *follower) advance(buf []byte, n int) {
 	end := len(f.pos.Tail) + n
-	tail := buf[max(0, end-tailLength):end]
-	f.pos.Tail = append(f.pos.Tail[:0], tail...)
+	if f.next != nil && n >= f.rest {
+		f.watcher.releaseFile(f.sub)
+		f.file.Close()
+		f.file, f.next = f.next, nil
+		f.pos.ID, f.pos.Offset = f.nextID, -int64(f.rest)
+	}
+	f.rest -= n
 	f.pos.Offset += int64(n)
+	length := int(min(f.pos.Offset, tailLength, int64(end)))
+	f.pos.Tail = append(f.pos.Tail[:0], buf[end-length:end]...)
 }
 
-// size returns the size of the raw log, 0 if there is none.
-func (f *follower) size() int64 {
-	if f.file == nil {
-		return 0
+// size returns how many bytes there are from the start of the file that the
+// position is in, 0 if there is none.
+func (f *follower) size() (size int64) {
+	for _, file := range []*os.File{f.file, f.next} {
+		if file == nil {
+			continue
+		}
+		if fi, err := file.Stat(); err == nil {
+			size += fi.Size()
+		}
 	}
-	fi, err := f.file.Stat()
+	return size
+}
+
+// successor is the file that follows the one being read.
+type successor struct {
+	name, file string
+	// continues says that the writer went on there in mid-line: a rotation.
+	continues bool
+	// lost says that files between the two are gone.
+	lost bool
+}
+
+// successor returns what took the place of the file at the raw log's name. A
+// name that is gone has no successor: the writer may still have the file open.
+func (f *follower) successor() (next successor, ok bool) {
+	if f.file == nil || f.next != nil {
+		return successor{}, false
+	}
+	for _, name := range f.names {
+		id, err := rawID(filepath.Join(f.root, name))
+		if err != nil {
+			continue
+		}
+		if id == f.pos.ID {
+			return successor{}, false
+		}
+		if name != f.pos.Name {
+			return successor{name: name, file: name}, true
+		}
+		chain := generations(f.root, name)
+		if len(chain) == 0 {
+			return successor{}, false
+		}
+		if i := chain.find(f.pos.ID); i >= 0 {
+			if i+1 == len(chain) {
+				return successor{}, false
+			}
+			return successor{name: name, file: chain[i+1].name, continues: true}, true
+		}
+		return successor{name: name, file: chain[0].name, lost: len(chain) > 1}, true
+	}
+	return successor{}, false
+}
+
+// span reads on in a successor in which the last line of the file goes on.
+func (f *follower) span(next successor) error {
+	opened, err := openBeneath(f.root, next.file, os.O_RDONLY, 0)
 	if err != nil {
-		return 0
+		return err
 	}
-	return fi.Size()
+	id, err := rawIDOf(opened)
+	if err != nil {
+		opened.Close()
+		return err
+	}
+	f.watcher.releaseFile(f.sub)
+	f.next, f.nextID = opened, id
+	return nil
 }
 
-// replaced says that the raw log's name is another file's now. A name that is
-// gone is no replacement: the writer may still have the file open.
-func (f *follower) replaced() bool {
-	at := f.lookUp()
-	return f.file != nil && at != fileID{} && at != f.pos.ID
+// follow goes on at the start of a successor that begins anew.
+func (f *follower) follow(next successor) error {
+	f.closeFile()
+	f.pos = RawPosition{Name: next.name, Tail: f.pos.Tail[:0]}
+	return f.openAs(next.name, next.file)
 }
 
-// lookUp returns the identity of the file that open would open.
+// lookUp returns the identity of the file at the first name that exists.
 func (f *follower) lookUp() fileID {
 	for _, name := range f.names {
-		if fi, err := os.Lstat(filepath.Join(f.root, name)); err == nil {
-			return idOf(fi)
+		if id, err := rawID(filepath.Join(f.root, name)); err == nil {
+			return id
 		}
 	}
 	return fileID{}
@@ -165,7 +359,7 @@ func (f *follower) arm() error {
 		err = f.watcher.watchDir(f.sub, f.root) // until the directory is made
 	}
 	if f.file != nil {
-		err = errors.Join(err, f.watcher.armFile(f.sub, f.file))
+		err = errors.Join(err, f.watcher.armFile(f.sub, f.latest()))
 	}
 	return err
 }

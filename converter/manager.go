@@ -32,6 +32,9 @@ type Config struct {
 	MaxLine int
 	// IdleFlush is DefaultIdleFlush if 0.
 	IdleFlush time.Duration
+	// RawRetain is how many converted bytes of a raw log stay on disk, at the
+	// least; DefaultRawRetain if 0, all if negative.
+	RawRetain int64
 
 	openLog openLogFunc // a test's disk
 }
@@ -55,6 +58,9 @@ func NewManager(cfg Config) (*Manager, error) {
 	}
 	if cfg.IdleFlush == 0 {
 		cfg.IdleFlush = DefaultIdleFlush
+	}
+	if cfg.RawRetain == 0 {
+		cfg.RawRetain = DefaultRawRetain
 	}
 	if cfg.openLog == nil {
 		cfg.openLog = openLog

@@ -135,7 +135,7 @@ func (n *node) records(name string) []record {
 // text joins the records of a container log as kubelet does.
 func (n *node) text(name string) string {
 	n.t.Helper()
-	var b strings.Builder
+	var b bytes.Buffer
 	for _, rec := range n.records(name) {
 		b.Write(rec.content)
 		if !rec.partial {
@@ -143,6 +143,13 @@ func (n *node) text(name string) string {
 		}
 	}
 	return b.String()
+}
+
+func (n *node) logSize(name string) int64 {
+	n.t.Helper()
+	fi, err := os.Stat(n.path("pods/pod/vm/" + name))
+	must(n.t, err)
+	return fi.Size()
 }
 
 func (n *node) expectText(name, want string) {
@@ -267,9 +274,24 @@ func TestLiveDirReplaced(t *testing.T) {
 	_, err := qemu.WriteString("two\n")
 	must(t, err)
 	soon(t, "second", func() bool { return n.text("a.log") == "one\ntwo\n" })
-	must(t, n.manager.Drain(t.Context(), "a"))
+	// With nothing left to save, no timer makes the worker look.
+	w := n.manager.worker("a")
+	must(t, w.do(t.Context(), func() error { return w.checkpoint(true) }))
+	eventually(t, "the worker waiting for events", n.manager.watcher.allArmed)
 	n.write("a", "three\n")
 	soon(t, "third", func() bool { return n.text("a.log") == "one\ntwo\nthree\n" })
+}
+
+// allArmed says that all followers wait for their file to change.
+func (w *watcher) allArmed() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for s := range w.subs {
+		if s.fileWD < 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // TestByteAtATime writes as QEMU does: one byte per write(2).
@@ -378,8 +400,8 @@ func TestRestartsWhileWriting(t *testing.T) {
 			}()
 			for i := range 20 {
 				n.restart(run)
-				seen := len(n.text("a.log"))
-				eventually(t, fmt.Sprintf("output after restart %d", i), func() bool { return len(n.text("a.log")) > seen })
+				seen := n.logSize("a.log")
+				eventually(t, fmt.Sprintf("output after restart %d", i), func() bool { return n.logSize("a.log") > seen })
 			}
 			close(stop)
 			must(t, <-stopped)
@@ -416,7 +438,7 @@ func writeUntil(stop <-chan struct{}, path string, said *strings.Builder) error 
 				return err
 			default:
 			}
-			if rand.IntN(4) == 0 {
+			if rand.IntN(10) == 0 {
 				<-tick.C
 			}
 		}
@@ -430,8 +452,8 @@ func TestDrainDeadline(t *testing.T) {
 		t.Errorf("Drain of nothing: %v", err)
 	}
 	n.begin("a")
-	line := strings.Repeat("x", 99) + "\n"
-	want := strings.Repeat(line, 400_000)
+	line := strings.Repeat("x", 4999) + "\n"
+	want := strings.Repeat(line, 4_000)
 	n.write("a", want)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 	defer cancel()
@@ -627,4 +649,35 @@ func TestReplayNoticeBeforeNULs(t *testing.T) {
 	must(t, n.manager.Resume(t.Context(), run))
 	must(t, n.manager.Drain(t.Context(), "a"))
 	n.expectText("a.log", "\x00\x00boot\n")
+}
+
+// TestReplayHoleAtEnd resumes where a hole has been told of last, from a
+// checkpoint within it.
+func TestReplayHoleAtEnd(t *testing.T) {
+	knownBug(t, "replay does not end the hole that the checkpoint is in")
+	n := newNode(t, Config{IdleFlush: time.Hour})
+	run := n.begin("a")
+	n.write("a", "one\n"+strings.Repeat("\x00", 5000))
+	w := n.manager.worker("a")
+	must(t, w.do(t.Context(), func() error {
+		_, err := w.convert(FlushNone)
+		return errors.Join(err, w.checkpoint(true))
+	}))
+	n.write("a", "tw")
+	holes := func() int {
+		b, err := os.ReadFile(n.path("pods/pod/vm/a.log"))
+		must(t, err)
+		return bytes.Count(b, []byte("skipped 5000 NUL bytes"))
+	}
+	must(t, w.do(t.Context(), func() error { _, err := w.convert(FlushNone); return err }))
+	eventually(t, "the notice", func() bool { return holes() == 1 })
+	n.manager.abandon()
+	n.start()
+	must(t, n.manager.Resume(t.Context(), run))
+	n.write("a", "o\n")
+	must(t, n.manager.Drain(t.Context(), "a"))
+	n.expectText("a.log", "one\ntwo\n")
+	if holes() != 1 {
+		t.Errorf("%d notices of one hole", holes())
+	}
 }

@@ -23,7 +23,8 @@ var update = flag.Bool("update", false, "write what the scripts of testdata/work
 // `log` command above them printed. The commands:
 //
 //	format json           of new logs, before begin
-//	begin N               StartContainer of attempt N: raw logs _N.log or _0.log
+//	begin N [appends]     StartContainer of attempt N: raw logs _N.log or _0.log;
+//	                      the VM's start does not empty the raw log
 //	begin                 the same attempt again
 //	write [N] "…"         the VM writes to _N.log (0 by default)
 //	truncate, delete [N]  what libvirt does to the raw log at start
@@ -47,11 +48,15 @@ type workerScript struct {
 	manager *Manager
 	format  Format
 	attempt int
+	appends bool
 	disk    *faultyDisk
 }
 
 func (s *workerScript) raw(n string) string {
-	return filepath.Join(s.dir, "raw", "sandbox", "_"+n+".log")
+	if !strings.Contains(n, ".log") {
+		n += ".log"
+	}
+	return filepath.Join(s.dir, "raw", "sandbox", "_"+n)
 }
 
 func (s *workerScript) log(name string) string {
@@ -62,7 +67,7 @@ func (s *workerScript) log(name string) string {
 }
 
 func (s *workerScript) run() Run {
-	r := Run{ContainerID: "c1", LogName: "pod/vm/" + strconv.Itoa(s.attempt) + ".log"}
+	r := Run{ContainerID: "c1", RawAppends: s.appends, LogName: "pod/vm/" + strconv.Itoa(s.attempt) + ".log"}
 	for _, n := range []int{s.attempt, 0} {
 		r.RawNames = append(r.RawNames, fmt.Sprintf("sandbox/_%d.log", n))
 	}
@@ -123,6 +128,7 @@ func (s *workerScript) do(line string) (out string, err error) {
 		if s.manager == nil {
 			s.newManager()
 		}
+		s.appends = arg(2, "") == "appends"
 		s.attempt, err = strconv.Atoi(arg(1, strconv.Itoa(s.attempt)))
 		if err == nil {
 			err = s.manager.Begin(ctx, s.run())

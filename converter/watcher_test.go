@@ -337,7 +337,6 @@ func TestWatcherSlowLook(t *testing.T) {
 // TestWatcherNone has no inotify instance to offer.
 func TestWatcherNone(t *testing.T) {
 	w := &watcher{done: make(chan struct{}), subs: make(map[*subscription]struct{}), byWD: make(map[int32][]*subscription)}
-	w.loops.Go(w.lookNowAndThen)
 	t.Cleanup(w.close)
 	dir := t.TempDir()
 	f := createFile(t, filepath.Join(dir, "log"))
@@ -347,6 +346,7 @@ func TestWatcherNone(t *testing.T) {
 	})
 	must(t, w.watchDir(s, dir))
 	must(t, w.armFile(s, f))
+	w.loops.Go(w.lookNowAndThen)
 	writeByte(t, f)
 	waitWake(t, s, "blind")
 	w.releaseFile(s)

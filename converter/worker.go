@@ -1,6 +1,7 @@
 package converter
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -20,6 +21,10 @@ const (
 	// in time.
 	checkpointInterval = time.Second
 
+	// tellAfter is how long a log must have stood still for its readers to be
+	// told.
+	tellAfter = time.Second
+
 	readSize  = 256 << 10
 	batchSize = 512 << 10
 )
@@ -31,6 +36,9 @@ type Run struct {
 	// RawNames are the paths below Config.RawRoot that the raw log may have,
 	// the likeliest first. With none the container log gets notices only.
 	RawNames []string
+	// RawAppends says that the start of the VM leaves what the raw log holds.
+	// Otherwise it empties the file, or makes a new one.
+	RawAppends bool
 	// LogName is the path of the container log below Config.LogRoot.
 	LogName string
 	// Notice, if not empty, is the first line of a container log that is made,
@@ -56,6 +64,11 @@ type worker struct {
 	out      output
 
 	restarted bool // the raw log began anew, and its last line is still open
+
+	before   *Checkpoint // where the log before the last reopen ended
+	reopened time.Time   // when that was
+	safe     int64       // up to which the raw log is not needed any more
+	punched  int64       // up to which it was given back
 
 	grew     time.Time // when the raw log was last seen to grow
 	size     int64     // of the raw log, then
@@ -91,7 +104,7 @@ func startWorker(cfg *Config, w *watcher, cps checkpoints, id string) *worker {
 		commands: make(chan command),
 		quit:     make(chan struct{}),
 		done:     make(chan struct{}),
-		follower: newFollower(w, cfg.RawRoot, nil, RawPosition{}),
+		follower: newFollower(w, cfg.RawRoot, Run{}, RawPosition{}),
 		rawFault: fault{what: "read the raw log of container " + id, meanwhile: "its log lacks the output"},
 		logFault: fault{what: "write the log of container " + id, meanwhile: "its output waits in the raw log"},
 		cpFault:  fault{what: "save the checkpoint of container " + id, meanwhile: "a restart takes longer to find its place"},
@@ -197,12 +210,22 @@ func (w *worker) pendingText() bool { return w.follower.pos.Offset < w.size }
 func (w *worker) convert(flush Flush) (wait time.Duration, err error) {
 	b := bufferPool.Get().(*buffers)
 	defer bufferPool.Put(b)
+	if w.out.orphaned() {
+		if err := w.adopt(); err != nil {
+			return w.logFailed(err)
+		}
+	}
 	if err := w.out.flushRest(); err != nil {
 		return w.logFailed(err)
 	}
-	leaving := false // the file has been replaced: this is the rest of it
+	var next *successor // the file has been replaced: this is the rest of it
 	for total := 0; total < turnBytes; {
+		known := w.follower.pos.Name != ""
 		data, restarted, err := w.follower.read(b.raw)
+		if !known && w.follower.pos.Name != "" {
+			w.dirty = true
+			w.checkpointNow() // or a rotation hides from a replay which file was the first
+		}
 		w.restarted = w.restarted || restarted
 		if w.restarted {
 			if err := w.restart(b); err != nil {
@@ -218,7 +241,7 @@ func (w *worker) convert(flush Flush) (wait time.Duration, err error) {
 		f := FlushNone
 		if atEnd {
 			f = flush
-			if leaving {
+			if next != nil && !next.continues {
 				f = FlushEnd
 			}
 		}
@@ -227,19 +250,43 @@ func (w *worker) convert(flush Flush) (wait time.Duration, err error) {
 		if err != nil {
 			return w.logFailed(err)
 		}
-		w.logFault.clear()
-		switch {
-		case !atEnd:
-		case leaving:
-			w.follower.closeFile()
-			leaving = false
-		case w.follower.replaced():
-			leaving = true // once more: it may have been written to before
-		default:
-			return 0, nil
+		w.logWorks()
+		if !atEnd {
+			if w.split.Hole > 0 {
+				w.split.Hole += w.follower.skipHole()
+			}
+			continue
 		}
+		if next == nil {
+			s, ok := w.follower.successor()
+			if !ok {
+				return 0, nil
+			}
+			next = &s // once more: the file may have been written to before
+			continue
+		}
+		if err := w.moveOn(*next); err != nil {
+			return w.rawFailed(err)
+		}
+		next = nil
 	}
 	return 0, nil
+}
+
+// moveOn goes on with the file that took the place of the one that is read to
+// its end.
+func (w *worker) moveOn(next successor) error {
+	if next.continues {
+		return w.follower.span(next)
+	}
+	w.restarted, w.dirty = true, true
+	if next.lost {
+		glog.Errorf("container %s: the raw log was rotated away before it was read: output is missing", w.id)
+		if err := w.notice("console output is missing here: the raw log was rotated away before it was read"); err != nil {
+			return err
+		}
+	}
+	return w.follower.follow(next)
 }
 
 // restart begins a new content of the raw log.
@@ -249,7 +296,8 @@ func (w *worker) restart(b *buffers) error {
 		return err
 	}
 	w.split.SplitState = SplitState{}
-	w.restarted, w.dirty = false, true
+	w.restarted, w.dirty, w.punched = false, true, 0
+	w.checkpointNow() // a replay must not look for the new content in the old
 	return nil
 }
 
@@ -265,6 +313,9 @@ func (w *worker) convertData(b *buffers, data []byte, flush Flush) (total int, e
 		before := w.split.SplitState
 		batch, n := b.batch[:0], 0
 		for len(batch) < batchSize {
+			var plain int
+			batch, plain = w.out.encoder.appendPlain(batch, data[total+n:], &w.split, batchSize)
+			n += plain
 			line, k, ok := w.split.Next(data[total+n:], flush)
 			n += k
 			if !ok {
@@ -318,6 +369,20 @@ func (w *worker) notice(text string) error {
 
 func (w *worker) logFailed(err error) (time.Duration, error) {
 	return w.logFault.set(err), err
+}
+
+// logWorks notes that the container log can be written. Its readers are told if
+// it could not be for long: the times of the records that follow are not those
+// of their output.
+func (w *worker) logWorks() {
+	lasted, cause := w.logFault.clear()
+	if lasted < tellAfter {
+		return
+	}
+	text := fmt.Sprintf("this log could not be written for %v: %s; nothing is missing, but what follows came up to that much earlier", lasted.Round(time.Second), cause)
+	if err := w.notice(text); err != nil {
+		w.logFault.set(err)
+	}
 }
 
 // rawFailed reports err also to those who read the container log: they miss
@@ -379,13 +444,15 @@ func (w *worker) reopen(ctx context.Context) error {
 	if err := w.breakLine(&buffers{}); err != nil {
 		glog.V(1).Infof("end the line of container %s before its log is reopened: %v", w.id, err)
 	}
+	old := w.position()
 	if err := w.out.reopen(); err != nil {
 		return fmt.Errorf("reopen container log: %w", err)
 	}
-	w.greet()
-	if err := w.checkpoint(false); err != nil {
-		w.cpFault.set(err)
+	if w.out.id != old.Log.ID {
+		w.before, w.reopened, w.dirty = old, time.Now(), true
 	}
+	w.greet()
+	w.checkpointNow()
 	glog.V(2).Infof("container %s: reopened %s", w.id, w.out.path())
 	return nil
 }
@@ -400,10 +467,13 @@ func (w *worker) greet() {
 	}
 }
 
-// maybeCheckpoint saves a checkpoint when one is due, and returns when the next
-// will be.
+// maybeCheckpoint saves a checkpoint when one is due, and returns when to come
+// back.
 func (w *worker) maybeCheckpoint() time.Duration {
 	if !w.dirty {
+		if w.before != nil && time.Since(w.reopened) < undoTime {
+			return undoLook
+		}
 		return forever
 	}
 	if wait := checkpointInterval - time.Since(w.saved); wait > 0 {
@@ -412,9 +482,19 @@ func (w *worker) maybeCheckpoint() time.Duration {
 	if err := w.checkpoint(false); err != nil {
 		return w.cpFault.set(err)
 	}
-	return forever
+	w.reclaim()
+	return checkpointInterval
 }
 
+// checkpointNow saves a checkpoint that the next steps rely on for the case of a
+// crash.
+func (w *worker) checkpointNow() {
+	if err := w.checkpoint(false); err != nil {
+		w.cpFault.set(err)
+	}
+}
+
+// checkpoint saves where the worker stands, if that has changed.
 func (w *worker) checkpoint(durable bool) error {
 	if len(w.out.rest) > 0 {
 		return nil // not all that is taken is in the log
@@ -423,16 +503,31 @@ func (w *worker) checkpoint(durable bool) error {
 		return nil
 	}
 	w.saved = time.Now()
-	err := w.checkpoints.save(w.id, &Checkpoint{
-		Raw:   w.follower.pos,
-		Log:   LogPosition{Path: w.out.path(), ID: w.out.id, Offset: w.out.size},
-		Split: w.split.SplitState,
-		Time:  w.out.last,
-	}, durable)
-	if err != nil {
+	cp := w.position()
+	if w.before != nil && (time.Since(w.reopened) > undoTime || cp.Raw.ID != w.before.Raw.ID || cp.Raw.Offset-w.before.Raw.Offset > undoBytes) {
+		w.before = nil
+	}
+	cp.Before = w.before
+	if err := w.checkpoints.save(w.id, cp, durable); err != nil {
 		return fmt.Errorf("save checkpoint: %w", err)
 	}
 	w.dirty = false
 	w.cpFault.clear()
+	w.safe = cp.Raw.Offset
+	if w.before != nil {
+		w.safe = w.before.Raw.Offset
+	}
 	return nil
+}
+
+// position is where the worker stands. The result does not change with it.
+func (w *worker) position() *Checkpoint {
+	raw := w.follower.pos
+	raw.Tail = bytes.Clone(raw.Tail)
+	return &Checkpoint{
+		Raw:   raw,
+		Log:   LogPosition{Path: w.out.path(), ID: w.out.id, Offset: w.out.size},
+		Split: w.split.SplitState,
+		Time:  w.out.last,
+	}
 }

@@ -1,0 +1,78 @@
+package converter
+
+import (
+	"bytes"
+	"io"
+)
+
+const (
+	// locateTail is how much of the end of a container log must be found again.
+	locateTail = 64 << 10
+	// locateMin is the length of a line that is worth searching for.
+	locateMin = 8
+)
+
+// locate finds where in the raw log the container log ends when nothing else is
+// known: where its last records stand. The last such place counts; ok is false
+// if there is none.
+func (w *worker) locate(raw *rawRest) (offset int64, split SplitState, ok bool) {
+	from := max(0, w.out.size-locateTail)
+	tail := make([]byte, w.out.size-from)
+	if _, err := w.out.file.ReadAt(tail, from); err != nil && err != io.EOF {
+		return 0, SplitState{}, false
+	}
+	first, content := w.out.encoder.Format.landmark(tail, from == 0)
+	if content == nil {
+		return 0, SplitState{}, false
+	}
+	for at := range occurrences(raw.reader(0), content) {
+		r := newReplayer(w.out.encoder.Format, SplitState{}, raw.reader(at))
+		if r.run(bytes.NewReader(tail[first:])) == nil {
+			offset, split, ok = at+r.consumed, r.split, true
+		}
+	}
+	return offset, split, ok
+}
+
+// landmark returns the first record in log that begins a line and is long
+// enough to be found, as its offset and its content. whole says that log is not
+// cut off at its start.
+func (f Format) landmark(log []byte, whole bool) (offset int, content []byte) {
+	lineBegins := whole
+	for line := range bytes.Lines(log) {
+		rec, err := f.decodeRecord(bytes.TrimSuffix(line, []byte("\n")))
+		if err == nil && !rec.notice && lineBegins && len(rec.content) >= locateMin && !bytes.Contains(rec.content, []byte("\ufffd")) {
+			return offset, rec.content
+		}
+		lineBegins = err == nil && !rec.partial
+		offset += len(line)
+	}
+	return 0, nil
+}
+
+// occurrences yields the offsets at which text stands in r.
+func occurrences(r io.Reader, text []byte) func(func(int64) bool) {
+	return func(yield func(int64) bool) {
+		buf := make([]byte, 0, 1<<20+len(text))
+		for base := int64(0); ; {
+			n, err := io.ReadFull(r, buf[len(buf):cap(buf)])
+			buf = buf[:len(buf)+n]
+			for at := 0; ; {
+				i := bytes.Index(buf[at:], text)
+				if i < 0 {
+					break
+				}
+				if !yield(base + int64(at+i)) {
+					return
+				}
+				at += i + 1
+			}
+			if err != nil {
+				return
+			}
+			keep := min(len(buf), len(text)-1)
+			base += int64(len(buf) - keep)
+			buf = append(buf[:0], buf[len(buf)-keep:]...)
+		}
+	}
+}

@@ -1,0 +1,188 @@
+package converter
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/golang/glog"
+)
+
+// resume returns where in the raw log the container log ends, as far as the
+// checkpoint and the files tell, and sets the splitter to it.
+func (w *worker) resume(cp *Checkpoint) RawPosition {
+	switch {
+	case cp == nil:
+		cp = &Checkpoint{} // all that is known is what the log carries
+	case cp.Log.Path != w.out.path():
+		return cp.Raw // of the attempt before
+	}
+	known := cp.Raw.Name != ""
+	cp = w.afterFailedReopen(cp)
+	if w.out.last.Before(cp.Time) {
+		w.out.last = cp.Time
+	}
+	f := newFollower(w.watcher, w.cfg.RawRoot, w.run, cp.Raw)
+	defer f.close()
+	f.fromOldest = !known
+	_, restarted, err := f.read(make([]byte, tailLength+1))
+	switch {
+	case err != nil:
+		w.rawFault.set(err)
+		fallthrough
+	case f.file == nil:
+		w.split.SplitState = cp.Split
+		return cp.Raw
+	case restarted:
+		// The VM has started again meanwhile. A checkpoint is saved before the
+		// first record of a new content is written, so all that the log carries
+		// is of the one before.
+		w.split.Open, w.restarted = w.out.openLine, true
+		return f.pos
+	}
+	w.split.SplitState = cp.Split
+	pos, err := w.replay(f, cp)
+	if err != nil {
+		glog.Errorf("container %s: resume at byte %d of %s: %v; lines may be missing or doubled around there", w.id, pos.Offset, pos.Name, err)
+		w.split.SplitState = SplitState{Open: w.out.openLine}
+	}
+	return pos
+}
+
+// replay walks from the checkpoint, at which f stands, over all that the
+// container log carries beyond it.
+func (w *worker) replay(f *follower, cp *Checkpoint) (RawPosition, error) {
+	raw, err := openRest(f)
+	if err != nil {
+		return f.pos, err
+	}
+	defer raw.close()
+	r := newReplayer(w.out.encoder.Format, cp.Split, raw.reader(f.pos.Offset))
+	err = w.replayLogs(r, cp.Log)
+	if errors.Is(err, errDiverged) && cp.Raw.Name == "" {
+		// Nothing is known, and the log does not begin where the raw log does:
+		// the one was rotated, or the start of the other given back.
+		if at, split, ok := w.locate(raw); ok {
+			w.split.SplitState = split
+			return raw.position(f.pos.Name, at), nil
+		}
+	}
+	w.split.SplitState = r.split
+	return raw.position(f.pos.Name, f.pos.Offset+r.consumed), err
+}
+
+// afterFailedReopen returns the checkpoint to go on from: cp, or the one before
+// the last ReopenContainerLog, if kubelet has put the old log back over the one
+// that was made then.
+func (w *worker) afterFailedReopen(cp *Checkpoint) *Checkpoint {
+	if cp.Before == nil || cp.Log.ID == w.out.id || cp.Before.Log.ID != w.out.id {
+		return cp
+	}
+	return cp.Before
+}
+
+// replayLogs matches what the container log carries beyond from: the rest of
+// the file that from is in, which may have been renamed since, and the present
+// one.
+func (w *worker) replayLogs(r *replayer, from LogPosition) error {
+	if from.ID == w.out.id {
+		return r.run(io.NewSectionReader(w.out.file, from.Offset, w.out.size-from.Offset))
+	}
+	if old := w.findLog(from.ID); old != nil {
+		defer old.Close()
+		if err := r.run(io.NewSectionReader(old, from.Offset, 1<<62)); err != nil {
+			return err
+		}
+	}
+	return r.run(io.NewSectionReader(w.out.file, 0, w.out.size))
+}
+
+// findLog opens the rotated container log with the given identity, nil if there
+// is none.
+func (w *worker) findLog(id fileID) logFile {
+	names, _ := filepath.Glob(w.out.path() + ".*") // a pattern that is none finds nothing, which is told
+	for _, name := range names {
+		fi, err := os.Lstat(name)
+		if err != nil || idOf(fi) != id || !fi.Mode().IsRegular() {
+			continue
+		}
+		rel, err := filepath.Rel(w.cfg.LogRoot, name)
+		if err != nil {
+			continue
+		}
+		if f, err := openBeneath(w.cfg.LogRoot, rel, os.O_RDONLY, 0); err == nil {
+			return f
+		}
+	}
+	return nil
+}
+
+// rawRest is a raw log from the file that a position is in to the newest one.
+type rawRest struct {
+	files []*os.File // in their order
+	ids   []fileID
+	sizes []int64
+}
+
+// openRest opens the files from the one that f reads. The caller closes them.
+func openRest(f *follower) (*rawRest, error) {
+	r := &rawRest{}
+	files := chain{{name: f.pos.Name, id: f.pos.ID}}
+	if all := generations(f.root, f.pos.Name); all.find(f.pos.ID) >= 0 {
+		files = all[all.find(f.pos.ID):]
+	}
+	for _, g := range files {
+		file, err := openBeneath(f.root, g.name, os.O_RDONLY, 0)
+		if errors.Is(err, fs.ErrNotExist) {
+			break // rotated meanwhile: the follower will find it
+		}
+		if err != nil {
+			r.close()
+			return nil, err
+		}
+		r.files = append(r.files, file)
+		fi, err := file.Stat()
+		if err != nil {
+			r.close()
+			return nil, err
+		}
+		r.ids = append(r.ids, g.id)
+		r.sizes = append(r.sizes, fi.Size())
+	}
+	if len(r.files) == 0 {
+		return nil, fs.ErrNotExist
+	}
+	return r, nil
+}
+
+func (r *rawRest) close() {
+	for _, f := range r.files {
+		f.Close()
+	}
+}
+
+// reader reads from an offset in the first file on.
+func (r *rawRest) reader(offset int64) io.Reader {
+	var parts []io.Reader
+	for i, f := range r.files {
+		if offset < r.sizes[i] {
+			parts = append(parts, io.NewSectionReader(f, offset, r.sizes[i]-offset))
+		}
+		offset = max(0, offset-r.sizes[i])
+	}
+	return io.MultiReader(parts...)
+}
+
+// position is the place at an offset from the start of the first file.
+func (r *rawRest) position(name string, offset int64) RawPosition {
+	i := 0
+	for i+1 < len(r.files) && offset >= r.sizes[i] {
+		offset -= r.sizes[i]
+		i++
+	}
+	tail := make([]byte, min(tailLength, offset))
+	n, _ := r.files[i].ReadAt(tail, offset-int64(len(tail))) // a wrong tail is a restart
+	return RawPosition{Name: name, ID: r.ids[i], Offset: offset, Tail: tail[:n]}
+}
