@@ -32,14 +32,41 @@ func (w *worker) begin(ctx context.Context, run Run, create bool) error {
 	w.setFollower(run, RawPosition{})
 	if err := w.out.openFile(create); err != nil {
 		if !create && errors.Is(err, fs.ErrNotExist) {
-			// Only kubelet may have it made again, by ReopenContainerLog: it
-			// deletes the log before it removes the container.
-			return nil
+			return nil // see hasLog
 		}
 		return fmt.Errorf("open container log: %w", err)
 	}
 	w.attach(cp)
 	return nil
+}
+
+// openLog opens the container log of the present Run, which was not there
+// before, and goes on from the last checkpoint.
+func (w *worker) openLog(create bool) error {
+	if err := w.out.openFile(create); err != nil {
+		return err
+	}
+	cp, err := w.checkpoints.load(w.id)
+	if err != nil {
+		glog.Errorf("container %s: %v; its log itself must tell how far it goes", w.id, err)
+	}
+	w.attach(cp)
+	return nil
+}
+
+// hasLog says that there is a container log to write to. One that was not there
+// when this process began is not made: kubelet deletes a log before it removes
+// the container. But kubelet may be about to put it back, or to ask for a new
+// one, because it is in the middle of a rotation.
+func (w *worker) hasLog() bool {
+	if w.out.file != nil {
+		return true
+	}
+	err := w.openLog(false)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		w.logFault.set(err)
+	}
+	return err == nil
 }
 
 // attach goes on where the container log, which is open, ends.

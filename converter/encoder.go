@@ -44,6 +44,9 @@ const timeLayout = "2006-01-02T15:04:05.000000000Z"
 // Such a record is on stream stderr, which a serial port does not have.
 const noticePrefix = "[cri-logproxy] "
 
+// holeNotice is the notice that stands for a Line.Hole.
+const holeNotice = "skipped %d NUL bytes: a hole in the raw log"
+
 // Encoder writes records. All records have the time of the last SetTime.
 // The zero value is not ready: call SetTime first.
 type Encoder struct {
@@ -73,7 +76,7 @@ func (e *Encoder) SetTime(t time.Time) {
 // Append appends the record of a line to dst.
 func (e *Encoder) Append(dst []byte, l Line) []byte {
 	if l.Hole > 0 {
-		return e.AppendNotice(dst, fmt.Sprintf("skipped %d NUL bytes: a hole in the raw log", l.Hole))
+		return e.AppendNotice(dst, fmt.Sprintf(holeNotice, l.Hole))
 	}
 	if e.Format == DockerJSON {
 		dst = append(dst, jsonHead...)

@@ -171,6 +171,10 @@ func (m *Manager) Forget(id string) error {
 // the work; all converters have stopped when Close returns.
 func (m *Manager) Close(ctx context.Context) error {
 	m.mu.Lock()
+	if m.closed {
+		m.mu.Unlock()
+		return nil
+	}
 	workers := m.workers
 	m.workers, m.closed = nil, true
 	m.mu.Unlock()

@@ -18,15 +18,6 @@ import (
 	"time"
 )
 
-// knownBug skips a test that shows a bug which is not mended yet, unless
-// CONVERTER_KNOWN_BUGS is set.
-func knownBug(t *testing.T, what string) {
-	t.Helper()
-	if os.Getenv("CONVERTER_KNOWN_BUGS") == "" {
-		t.Skip("known bug: " + what)
-	}
-}
-
 // eventually looks at cond until it holds.
 func eventually(t testing.TB, what string, cond func() bool) {
 	t.Helper()
@@ -262,7 +253,6 @@ func TestLiveFileEvents(t *testing.T) {
 // TestLiveDirReplaced is the sandbox's directory deleted and made again while
 // the VM has its raw log open.
 func TestLiveDirReplaced(t *testing.T) {
-	knownBug(t, "watchDir keeps the watch of the directory that had the name before")
 	n := newNode(t, Config{IdleFlush: time.Hour})
 	n.begin("a")
 	n.write("a", "one\n")
@@ -562,7 +552,6 @@ func TestClosed(t *testing.T) {
 
 // TestCloseTwice is Close as it may be deferred and called.
 func TestCloseTwice(t *testing.T) {
-	knownBug(t, "a second Close panics: close of closed channel in watcher.close")
 	n := newNode(t, Config{})
 	n.begin("a")
 	must(t, n.manager.Close(t.Context()))
@@ -573,7 +562,6 @@ func TestCloseTwice(t *testing.T) {
 // TestRestartWithoutLog restarts twice while the log is renamed and not
 // reopened yet: the place in the raw log must not get lost.
 func TestRestartWithoutLog(t *testing.T) {
-	knownBug(t, "Close saves an empty checkpoint for a worker that has no log open")
 	n := newNode(t, Config{IdleFlush: time.Hour})
 	run := n.begin("a")
 	n.write("a", "one\n")
@@ -596,7 +584,6 @@ func TestRestartWithoutLog(t *testing.T) {
 // TestResumeCancelled restarts twice where the first Resume came too late to be
 // heard.
 func TestResumeCancelled(t *testing.T) {
-	knownBug(t, "Close saves an empty checkpoint for a worker that has no Run")
 	n := newNode(t, Config{IdleFlush: time.Hour})
 	run := n.begin("a")
 	n.write("a", "one\n")
@@ -625,7 +612,6 @@ func (n *node) noRun(id string) (none bool) {
 // TestReplayNoticeBeforeNULs resumes behind a notice that is not about a hole,
 // before console output that begins with NUL bytes.
 func TestReplayNoticeBeforeNULs(t *testing.T) {
-	knownBug(t, "replay takes any notice for the NUL bytes that follow")
 	n := newNode(t, Config{IdleFlush: time.Hour})
 	raw := n.path("raw/sandbox/a.log")
 	must(t, os.Symlink("elsewhere", raw))
@@ -654,7 +640,6 @@ func TestReplayNoticeBeforeNULs(t *testing.T) {
 // TestReplayHoleAtEnd resumes where a hole has been told of last, from a
 // checkpoint within it.
 func TestReplayHoleAtEnd(t *testing.T) {
-	knownBug(t, "replay does not end the hole that the checkpoint is in")
 	n := newNode(t, Config{IdleFlush: time.Hour})
 	run := n.begin("a")
 	n.write("a", "one\n"+strings.Repeat("\x00", 5000))

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"unicode/utf8"
 )
@@ -66,7 +67,7 @@ func (r *replayer) run(log io.Reader) error {
 // record walks over the raw bytes of one record.
 func (r *replayer) record(rec record) error {
 	if rec.notice {
-		return r.notice()
+		return r.notice(rec.content)
 	}
 	raw, err := r.raw.Peek(len(rec.content) + 2)
 	if err != nil && err != io.EOF {
@@ -105,20 +106,34 @@ func (r *replayer) record(rec record) error {
 	return nil
 }
 
-// notice walks over the hole that a notice may stand for. Other notices have no
+// notice walks over the hole that a notice stands for. Other notices have no
 // raw bytes.
-func (r *replayer) notice() error {
-	for {
-		raw, err := r.raw.Peek(rawWindow)
+func (r *replayer) notice(content []byte) error {
+	var hole int64
+	if _, err := fmt.Sscanf(string(content), noticePrefix+holeNotice, &hole); err != nil {
+		return nil
+	}
+	if r.split.Broken {
+		raw, err := r.raw.Peek(2)
+		if err != nil && err != io.EOF {
+			return err
+		}
+		r.discard(lineEnd(raw))
+	}
+	for left := hole - r.split.Hole; left > 0; {
+		raw, err := r.raw.Peek(int(min(left, rawWindow)))
 		if err != nil && err != io.EOF {
 			return err
 		}
 		n := leadingNULs(raw, len(raw))
-		r.discard(n)
-		if n == 0 || n < len(raw) {
-			return nil
+		if n == 0 {
+			return errDiverged
 		}
+		r.discard(n)
+		left -= int64(n)
 	}
+	r.split = SplitState{}
+	return nil
 }
 
 func (r *replayer) discard(n int) {

@@ -30,6 +30,7 @@ const (
 type watcher struct {
 	inotify *os.File // nil: not to be had, all subscriptions are blind
 	done    chan struct{}
+	blinded chan struct{} // there is a new blind subscription
 	loops   sync.WaitGroup
 
 	mu   sync.Mutex
@@ -45,17 +46,19 @@ type subscription struct {
 	// from the watcher's goroutine, on the slow look.
 	changed func() bool
 
-	fileWD, dirWD int32 // -1: none; guarded by watcher.mu
-	dir           string
-	blind         bool
+	fileWD, dirWD       int32 // -1: none; guarded by watcher.mu
+	blindFile, blindDir bool  // it should be watched and cannot
 }
+
+func (s *subscription) blind() bool { return s.blindFile || s.blindDir }
 
 // newWatcher starts a watcher. Without inotify it looks at the files itself.
 func newWatcher() (*watcher, error) {
 	w := &watcher{
-		done: make(chan struct{}),
-		subs: make(map[*subscription]struct{}),
-		byWD: make(map[int32][]*subscription),
+		done:    make(chan struct{}),
+		blinded: make(chan struct{}, 1),
+		subs:    make(map[*subscription]struct{}),
+		byWD:    make(map[int32][]*subscription),
 	}
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err == nil {
@@ -103,7 +106,9 @@ func (w *watcher) armFile(s *subscription, f *os.File) error {
 	if s.fileWD >= 0 {
 		return nil // still armed
 	}
-	return w.add(s, &s.fileWD, "/proc/self/fd/"+strconv.Itoa(int(f.Fd())), mask)
+	wd, err := w.add(&s.blindFile, "/proc/self/fd/"+strconv.Itoa(int(f.Fd())), mask)
+	w.join(s, &s.fileWD, wd)
+	return err
 }
 
 // watchDir has s woken whenever a name appears in dir, instead of in the
@@ -111,12 +116,14 @@ func (w *watcher) armFile(s *subscription, f *os.File) error {
 func (w *watcher) watchDir(s *subscription, dir string) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if s.dirWD >= 0 && s.dir == dir {
-		return nil
+	// The kernel is asked each time: the name may be another directory's by now,
+	// and no event tells that one was deleted in which a file is still open.
+	wd, err := w.add(&s.blindDir, dir, unix.IN_CREATE|unix.IN_MOVED_TO|unix.IN_DELETE_SELF|unix.IN_MOVE_SELF|unix.IN_ONLYDIR)
+	if wd != s.dirWD {
+		w.drop(s, &s.dirWD)
+		w.join(s, &s.dirWD, wd)
 	}
-	w.drop(s, &s.dirWD)
-	s.dir = dir
-	return w.add(s, &s.dirWD, dir, unix.IN_CREATE|unix.IN_MOVED_TO|unix.IN_DELETE_SELF|unix.IN_MOVE_SELF|unix.IN_ONLYDIR)
+	return err
 }
 
 // releaseFile takes back armFile, before its file is closed.
@@ -126,23 +133,38 @@ func (w *watcher) releaseFile(s *subscription) {
 	w.drop(s, &s.fileWD)
 }
 
-func (w *watcher) add(s *subscription, wd *int32, path string, mask uint32) error {
+// add watches path and returns the watch; -1 if there is none. blind is set if
+// the slow look must do without.
+func (w *watcher) add(blind *bool, path string, mask uint32) (int32, error) {
 	if w.inotify == nil {
-		s.blind = true
-		return nil
+		w.setBlind(blind, true)
+		return -1, nil
 	}
-	var got int
+	wd := -1
 	err := w.control(func(fd int) (err error) {
-		got, err = unix.InotifyAddWatch(fd, path, mask)
+		wd, err = unix.InotifyAddWatch(fd, path, mask)
 		return err
 	})
-	s.blind = errors.Is(err, unix.ENOSPC) // no watches left
-	if err != nil {
-		return err
+	w.setBlind(blind, errors.Is(err, unix.ENOSPC) /* no watches left */ || err == nil && eventless(path))
+	return int32(wd), err
+}
+
+func (w *watcher) setBlind(blind *bool, now bool) {
+	if now && !*blind {
+		select {
+		case w.blinded <- struct{}{}:
+		default:
+		}
 	}
-	*wd = int32(got)
-	w.byWD[*wd] = append(w.byWD[*wd], s)
-	return nil
+	*blind = now
+}
+
+// join makes s a part of the watch got, as *wd.
+func (w *watcher) join(s *subscription, wd *int32, got int32) {
+	if got >= 0 {
+		*wd = got
+		w.byWD[got] = append(w.byWD[got], s)
+	}
 }
 
 // drop ends the part of s in the watch *wd, and the watch with its last part.
@@ -228,7 +250,7 @@ func (w *watcher) dispatch(events []byte) {
 func (w *watcher) lookNowAndThen() {
 	tick := time.NewTicker(blindInterval)
 	defer tick.Stop()
-	for since := time.Duration(0); ; {
+	for last := time.Now(); ; {
 		interval := lookInterval
 		if w.anyBlind() {
 			interval = blindInterval
@@ -237,12 +259,13 @@ func (w *watcher) lookNowAndThen() {
 		select {
 		case <-w.done:
 			return
+		case <-w.blinded:
+			continue
 		case <-tick.C:
 		}
-		since += interval
-		all := since >= lookInterval
+		all := time.Since(last) >= lookInterval
 		if all {
-			since = 0
+			last = time.Now()
 		}
 		for _, s := range w.lookAt(all) {
 			if s.changed() {
@@ -256,7 +279,7 @@ func (w *watcher) anyBlind() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for s := range w.subs {
-		if s.blind {
+		if s.blind() {
 			return true
 		}
 	}
@@ -268,7 +291,7 @@ func (w *watcher) lookAt(all bool) []*subscription {
 	defer w.mu.Unlock()
 	list := make([]*subscription, 0, len(w.subs))
 	for s := range w.subs {
-		if all || s.blind {
+		if all || s.blind() {
 			list = append(list, s)
 		}
 	}

@@ -240,7 +240,6 @@ func TestWatcherDirAnew(t *testing.T) {
 // TestWatcherDirReplaced has another directory take the place of the watched
 // one: names in the new one count.
 func TestWatcherDirReplaced(t *testing.T) {
-	knownBug(t, "watchDir keeps the watch of the directory that had the name before")
 	for name, remove := range map[string]func(dir string) error{
 		"renamed": func(dir string) error { return os.Rename(dir, dir+".1") },
 		// The kernel tells of the deletion only when the file is closed.
@@ -325,7 +324,7 @@ func TestWatcherSlowLook(t *testing.T) {
 	w := startWatcher(t)
 	seen := w.subscribe(func() bool { return true })
 	w.mu.Lock()
-	seen.blind = true
+	seen.blindFile = true
 	w.mu.Unlock()
 	sees := w.subscribe(func() bool { return true })
 	asleep := w.subscribe(blindTo)
@@ -336,7 +335,7 @@ func TestWatcherSlowLook(t *testing.T) {
 
 // TestWatcherNone has no inotify instance to offer.
 func TestWatcherNone(t *testing.T) {
-	w := &watcher{done: make(chan struct{}), subs: make(map[*subscription]struct{}), byWD: make(map[int32][]*subscription)}
+	w := &watcher{done: make(chan struct{}), blinded: make(chan struct{}, 1), subs: make(map[*subscription]struct{}), byWD: make(map[int32][]*subscription)}
 	t.Cleanup(w.close)
 	dir := t.TempDir()
 	f := createFile(t, filepath.Join(dir, "log"))

@@ -151,7 +151,7 @@ func (w *worker) loop() {
 	defer timer.Stop()
 	for {
 		wait := forever
-		if w.out.file != nil {
+		if w.run.LogName != "" {
 			wait = w.turn()
 		}
 		timer.Reset(wait)
@@ -169,6 +169,9 @@ func (w *worker) loop() {
 // turn converts what there is and returns how long to wait for the next turn,
 // unless the follower's subscription says otherwise.
 func (w *worker) turn() time.Duration {
+	if !w.hasLog() {
+		return undoLook
+	}
 	for armed := false; ; armed = true {
 		if wait, err := w.convert(FlushNone); err != nil {
 			return wait
@@ -399,7 +402,7 @@ func (w *worker) rawFailed(err error) (time.Duration, error) {
 
 // drain converts everything that the raw log holds now.
 func (w *worker) drain(ctx context.Context, flush Flush) error {
-	if w.run.LogName == "" || w.out.file == nil {
+	if w.run.LogName == "" || !w.hasLog() {
 		return nil
 	}
 	for target := int64(-1); ; {
@@ -426,14 +429,9 @@ func (w *worker) reopen(ctx context.Context) error {
 		return ErrNotConverting
 	}
 	if w.out.file == nil {
-		if err := w.out.openFile(true); err != nil {
+		if err := w.openLog(true); err != nil {
 			return fmt.Errorf("reopen container log: %w", err)
 		}
-		cp, err := w.checkpoints.load(w.id)
-		if err != nil {
-			glog.Errorf("container %s: %v", w.id, err)
-		}
-		w.attach(cp)
 		return nil
 	}
 	// What is taken belongs in the old file. If it cannot be written there, the
@@ -496,6 +494,9 @@ func (w *worker) checkpointNow() {
 
 // checkpoint saves where the worker stands, if that has changed.
 func (w *worker) checkpoint(durable bool) error {
+	if w.out.file == nil {
+		return nil // the last one still says where we are
+	}
 	if len(w.out.rest) > 0 {
 		return nil // not all that is taken is in the log
 	}

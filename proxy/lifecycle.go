@@ -113,11 +113,7 @@ func (s *Server) createContainer(c *call) ([]byte, error) {
 	}
 	record.ID = resp.ContainerId
 	if old, ok := s.logs.Container(record.ID); ok && record.Mode == logmap.ModeFile && len(old.RawLogs) > 0 {
-		earlier := s.converters.RawName(c.ctx, record.ID)
-		if earlier == "" {
-			earlier = old.RawLogs[len(old.RawLogs)-1]
-		}
-		record.RawLogs = rawLogs(record.SandboxID, record.Name, record.Attempt, earlier)
+		record.RawLogs = rawLogs(record.SandboxID, record.Name, record.Attempt, s.rawLogsBefore(c.ctx, old)...)
 	}
 	s.recorded(s.logs.PutContainer(record))
 	if record.Problem != "" {
@@ -126,6 +122,21 @@ func (s *Server) createContainer(c *call) ([]byte, error) {
 		glog.V(1).Infof("container %s (%s/%s %s, attempt %d): %s", record.ID, record.Namespace, record.Pod, record.Name, record.Attempt, mapping(record, s.rawRoot()))
 	}
 	return answer, nil
+}
+
+// rawLogsBefore are the names that the raw log of an earlier attempt has: the
+// one that it was seen to have, or all that exist.
+func (s *Server) rawLogsBefore(ctx context.Context, old logmap.Container) []string {
+	if seen := s.converters.RawName(ctx, old.ID); seen != "" {
+		return []string{seen}
+	}
+	var existing []string
+	for _, name := range old.RawLogs {
+		if _, err := os.Lstat(filepath.Join(s.rawRoot(), name)); err == nil {
+			existing = append(existing, name)
+		}
+	}
+	return existing
 }
 
 // plan is the record of a container that is about to be made; its ID is not
@@ -151,7 +162,7 @@ func (s *Server) plan(req *runtimeapi.CreateContainerRequest) logmap.Container {
 	}
 	if record.Mode == logmap.ModeFile {
 		if isComponent(req.PodSandboxId) {
-			record.RawLogs = rawLogs(req.PodSandboxId, record.Name, record.Attempt, "")
+			record.RawLogs = rawLogs(req.PodSandboxId, record.Name, record.Attempt)
 		} else {
 			record.ContainerLog, record.Problem = "", fmt.Sprintf("sandbox ID %q cannot be the name of a directory", req.PodSandboxId)
 		}

@@ -51,7 +51,7 @@ func (e *SocketInUseError) Error() string {
 // removes the socket if it still is its own.
 func Listen(path string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return nil, fmt.Errorf("make the directory of the socket: %w", err)
+		return nil, fmt.Errorf("make the directory of the socket: %w: run as root, or set --listen", err)
 	}
 	if conn, err := net.Dial("unix", path); err == nil {
 		defer conn.Close()
@@ -60,7 +60,7 @@ func Listen(path string) (net.Listener, error) {
 	// The name is short: path may be as long as a socket's can be.
 	dir, err := os.MkdirTemp(filepath.Dir(path), ".")
 	if err != nil {
-		return nil, fmt.Errorf("listen: %w", err)
+		return nil, fmt.Errorf("listen at %s: %w: run as root, or set --listen", path, err)
 	}
 	defer os.RemoveAll(dir)
 	l, err := listenAt(dir)

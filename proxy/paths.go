@@ -3,6 +3,7 @@ package proxy
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -78,15 +79,17 @@ func podLogDirectory(podLogsDir, namespace, name, uid string) string {
 // rawLogs are the names that Virtlet may give the raw log of an attempt:
 // `_<attempt>.log` at first, `<container>_<attempt>.log` in 0.7.0 to 0.8.2. A
 // runtime that gives every attempt the same container ID may also go on with
-// earlier, the raw log of the attempt before.
-func rawLogs(sandboxID, container string, attempt uint32, earlier string) []string {
+// one of those of the attempts before.
+func rawLogs(sandboxID, container string, attempt uint32, before ...string) []string {
 	n := strconv.FormatUint(uint64(attempt), 10)
 	names := []string{filepath.Join(sandboxID, "_"+n+".log")}
 	if isComponent(container) {
 		names = append(names, filepath.Join(sandboxID, container+"_"+n+".log"))
 	}
-	if earlier != "" && earlier != names[0] {
-		names = append(names, earlier)
+	for _, name := range before {
+		if !slices.Contains(names, name) {
+			names = append(names, name)
+		}
 	}
 	return names
 }

@@ -114,7 +114,7 @@ func (s *Server) rebuild(ctx context.Context, c *runtimeapi.Container) (logmap.C
 	record.Mode = s.cfg.mode()
 	record.Started = c.State != runtimeapi.ContainerState_CONTAINER_CREATED
 	if record.Mode == logmap.ModeFile {
-		record.RawLogs = rawLogs(record.SandboxID, record.Name, record.Attempt, "")
+		record.RawLogs = rawLogs(record.SandboxID, record.Name, record.Attempt)
 	}
 	added, err := s.logs.AddContainer(record)
 	s.recorded(err)

@@ -24,9 +24,11 @@ const (
 	stopTimeout = 4 * time.Second
 )
 
-// services are the CRI services with calls that are ours. Their messages are
-// the same on the wire (v1alpha2 differs from v1 in nothing that we read).
-var services = []string{"runtime.v1.RuntimeService", "runtime.v1alpha2.RuntimeService"}
+// services are the CRI services with calls that are ours, the newest first:
+// v1, v1alpha2 and v1alpha1. The last is called runtime without a version. What
+// we read of their messages is the same on the wire, and the rest stays as it
+// is.
+var services = []string{"runtime.v1.RuntimeService", "runtime.v1alpha2.RuntimeService", "runtime.RuntimeService"}
 
 // Config is the configuration of a Server. All paths are absolute.
 type Config struct {

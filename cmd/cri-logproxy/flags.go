@@ -17,10 +17,11 @@ const locationEnv = "VIRTLET_VM_LOG_LOCATION"
 
 // options are the checked command line of serve.
 type options struct {
-	listen   string // path of a socket
-	proxy    proxy.Config
-	stateDir string
-	format   converter.Format
+	listen    string // path of a socket
+	proxy     proxy.Config
+	stateDir  string
+	format    converter.Format
+	rawRetain int64
 }
 
 const helpHead = `Usage: cri-logproxy [serve] [flags]
@@ -63,6 +64,8 @@ func parseFlags(args []string, out io.Writer) (*options, error) {
 	podLogsDir := fs.String("pod-logs-dir", "/var/log/pods", "kubelet's podLogsDir; no log outside this `directory` is written")
 	stateDir := fs.String("state-dir", "/var/lib/cri-logproxy", "`directory` for what must survive a restart: which raw log feeds which container log")
 	format := fs.String("log-format", "cri", "format of new container logs: `cri` (every byte as it was) or json (Docker's)")
+	rawRetain := size(converter.DefaultRawRetain)
+	fs.Var(&rawRetain, "raw-retain", "how much converted output stays in a raw log; older is given back to the disk: `size`, or off to keep all")
 	for _, g := range glogFlags {
 		fs.Var(flag.Lookup(g.name).Value, g.name, g.usage)
 	}
@@ -93,7 +96,7 @@ func parseFlags(args []string, out io.Writer) (*options, error) {
 	if o.proxy.RuntimeSocket, err = proxy.ParseEndpoint(*runtimeEndpoint); err != nil {
 		return nil, usageError{fmt.Errorf("--runtime-endpoint: %w", err)}
 	}
-	if o.listen == o.proxy.RuntimeSocket {
+	if sameSocket(o.listen, o.proxy.RuntimeSocket) {
 		return nil, usageError{fmt.Errorf("--listen and --runtime-endpoint are the same socket %s: it would call itself", o.listen)}
 	}
 	if *location != "pty" {
@@ -124,9 +127,37 @@ func parseFlags(args []string, out io.Writer) (*options, error) {
 		}
 		*dir.path = filepath.Clean(*dir.path)
 	}
+	o.rawRetain = int64(rawRetain)
 	if o.format, err = converter.ParseFormat(*format); err != nil {
 		return nil, usageError{fmt.Errorf("--log-format: %w", err)}
 	}
+	if err := checkLogDir(fs.Lookup("logtostderr").Value.String(), fs.Lookup("log_dir").Value.String()); err != nil {
+		return nil, usageError{err}
+	}
 	// What glog checks before it lets a log line through without a complaint.
 	return &o, flag.CommandLine.Parse(nil)
+}
+
+// sameSocket says that two paths name one socket, also where it does not exist
+// yet and a directory is a symlink, as /var/run is.
+func sameSocket(a, b string) bool {
+	resolve := func(path string) string {
+		if dir, err := filepath.EvalSymlinks(filepath.Dir(path)); err == nil {
+			return filepath.Join(dir, filepath.Base(path))
+		}
+		return path
+	}
+	return resolve(a) == resolve(b)
+}
+
+// checkLogDir refuses what glog answers with files in the directory for
+// temporary ones.
+func checkLogDir(toStderr, dir string) error {
+	if toStderr == "true" {
+		return nil
+	}
+	if fi, err := os.Stat(dir); err != nil || !fi.IsDir() {
+		return fmt.Errorf("--logtostderr=false: want --log_dir with a directory that exists, have %q", dir)
+	}
+	return nil
 }

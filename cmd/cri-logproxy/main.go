@@ -43,8 +43,10 @@ func run(args []string, out io.Writer) error {
 		switch args[0] {
 		case "serve":
 			return serve(args[1:], out)
-		case "version":
+		case "version", "--version", "-version":
 			return printVersion(args[1:], out)
+		case "help":
+			return serve([]string{"--help"}, out)
 		}
 	}
 	return serve(args, out)

@@ -59,6 +59,10 @@ func TestWrongCommandLine(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(filepath.Dir(file), link); err != nil {
+		t.Fatal(err)
+	}
 	for _, test := range []struct {
 		args []string
 		want string
@@ -78,6 +82,11 @@ func TestWrongCommandLine(t *testing.T) {
 		{[]string{"--state-dir=state"}, "want an absolute path"},
 		{[]string{"--log-format=text"}, "want cri or json"},
 		{[]string{"-v=x"}, "-v"},
+		{[]string{"--raw-retain=1TB"}, "want a size such as 64KiB"},
+		{[]string{"--raw-retain=-1"}, "want a size such as 64KiB"},
+		{[]string{"--logtostderr=false"}, "want --log_dir"},
+		{[]string{"--logtostderr=false", "--log_dir=" + file}, "want --log_dir"},
+		{[]string{"--listen=" + link + "/a.sock", "--runtime-endpoint=unix://" + filepath.Dir(file) + "/a.sock"}, "it would call itself"},
 	} {
 		code, stdout, stderr := result(t, command(t, test.args...))
 		if code != 2 || stdout != "" || !strings.Contains(stderr, test.want) || strings.Count(stderr, "\n") != 1 {
@@ -87,7 +96,7 @@ func TestWrongCommandLine(t *testing.T) {
 }
 
 func TestHelpAndVersion(t *testing.T) {
-	for _, args := range [][]string{{"--help"}, {"serve", "-h"}} {
+	for _, args := range [][]string{{"--help"}, {"serve", "-h"}, {"help"}} {
 		code, stdout, stderr := result(t, command(t, args...))
 		if code != 0 || stderr != "" {
 			t.Errorf("%q: exit code %d, stderr %q", args, code, stderr)
@@ -98,8 +107,10 @@ func TestHelpAndVersion(t *testing.T) {
 			}
 		}
 	}
-	if code, stdout, _ := result(t, command(t, "version")); code != 0 || !strings.HasPrefix(stdout, "cri-logproxy ") {
-		t.Errorf("version: exit code %d, %q", code, stdout)
+	for _, arg := range []string{"version", "--version"} {
+		if code, stdout, _ := result(t, command(t, arg)); code != 0 || !strings.HasPrefix(stdout, "cri-logproxy ") {
+			t.Errorf("%s: exit code %d, %q", arg, code, stdout)
+		}
 	}
 }
 

@@ -39,7 +39,7 @@ func serve(args []string, out io.Writer) error {
 		glog.Error(err)
 	}
 	converters, err := converter.NewManager(converter.Config{
-		RawRoot: o.proxy.VMLogDir, LogRoot: o.proxy.PodLogsDir, StateDir: o.stateDir, Format: o.format,
+		RawRoot: o.proxy.VMLogDir, LogRoot: o.proxy.PodLogsDir, StateDir: o.stateDir, Format: o.format, RawRetain: o.rawRetain,
 	})
 	if err != nil {
 		return errors.Join(err, logs.Close())
@@ -54,6 +54,18 @@ func serve(args []string, out io.Writer) error {
 	return errors.Join(err, logs.Close())
 }
 
+// wantDir complains of a directory that is not there. It may come later, so the
+// proxy serves all the same.
+func wantDir(path, remedy string) {
+	fi, err := os.Stat(path)
+	if err == nil && !fi.IsDir() {
+		err = fmt.Errorf("%s is not a directory", path)
+	}
+	if err != nil {
+		glog.Errorf("%v: there will be no logs; %s", err, remedy)
+	}
+}
+
 func listenAndServe(ctx context.Context, o *options, logs *logmap.Map, converters *converter.Manager) error {
 	server, err := proxy.New(o.proxy, logs, converters)
 	if err != nil {
@@ -64,13 +76,12 @@ func listenAndServe(ctx context.Context, o *options, logs *logmap.Map, converter
 		return err
 	}
 	if o.proxy.VMLogLocation == "" {
-		glog.Infof("consoles are ptys (--vm-log-location and $%s are empty or \"pty\"): virsh console works, kubectl logs shows nothing", locationEnv)
+		glog.Infof("consoles are ptys (--vm-log-location and $%s are empty or \"pty\"): virsh console works, kubectl logs says so", locationEnv)
 	} else {
 		glog.Infof("converting the consoles in %s (%s to the runtime) to %s", o.proxy.VMLogDir, o.proxy.VMLogLocation, o.proxy.PodLogsDir)
-		if _, err := os.Stat(o.proxy.VMLogDir); err != nil {
-			glog.Errorf("raw-log directory: %v; set --vm-log-dir to where this host sees the runtime's %s", err, o.proxy.VMLogLocation)
-		}
+		wantDir(o.proxy.VMLogDir, "set --vm-log-dir to where this host sees the runtime's "+o.proxy.VMLogLocation)
 	}
+	wantDir(o.proxy.PodLogsDir, "set --pod-logs-dir to kubelet's podLogsDir")
 	glog.Infof("serving at %s for the runtime at %s", o.listen, o.proxy.RuntimeSocket)
 	if err := server.Run(ctx, l); err != nil {
 		return fmt.Errorf("serve: %w", err)

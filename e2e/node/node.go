@@ -150,20 +150,21 @@ func (n *Node) ProxyArgs() []string {
 
 // StartProxy starts the proxy and waits until it serves.
 func (n *Node) StartProxy(ctx context.Context) error {
-	n.proxy = exec.Command(n.options.Proxy, n.ProxyArgs()...)
-	n.proxy.Stdout, n.proxy.Stderr = n.options.ProxyLog, n.options.ProxyLog
+	cmd := exec.Command(n.options.Proxy, n.ProxyArgs()...)
+	cmd.Stdout, cmd.Stderr = n.options.ProxyLog, n.options.ProxyLog
 	// It is ours to stop, not the terminal's, and does not outlive us.
-	n.proxy.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	if err := n.proxy.Start(); err != nil {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start the proxy: %w", err)
 	}
-	n.exited = make(chan error, 1)
-	go func(cmd *exec.Cmd, exited chan<- error) { exited <- cmd.Wait() }(n.proxy, n.exited)
+	exited := make(chan error, 1)
+	go func() { exited <- cmd.Wait() }()
+	n.proxy, n.exited = cmd, exited
 	return await.Condition(ctx, "the proxy serves", func() (bool, error) {
 		select {
 		case err := <-n.exited:
 			n.exited <- err
-			return false, fmt.Errorf("the proxy has ended: %v", err)
+			return false, fmt.Errorf("%s has ended: %v", n.options.Proxy, err)
 		default:
 		}
 		conn, err := net.Dial("unix", n.Socket)

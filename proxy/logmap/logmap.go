@@ -96,7 +96,7 @@ func Open(dir string) (m *Map, damaged []error, err error) {
 	m = &Map{dir: dir}
 	for _, d := range []string{m.containerDir(), m.sandboxDir()} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
-			return nil, nil, fmt.Errorf("make state directory: %w", err)
+			return nil, nil, fmt.Errorf("make state directory: %w: run as root, or set --state-dir", err)
 		}
 	}
 	if m.lock, err = lock(dir); err != nil {

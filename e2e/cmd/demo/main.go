@@ -18,6 +18,7 @@ import (
 
 	"github.com/cri-logproxy/cri-logproxy/e2e/await"
 	"github.com/cri-logproxy/cri-logproxy/e2e/guest"
+	"github.com/cri-logproxy/cri-logproxy/e2e/need"
 	"github.com/cri-logproxy/cri-logproxy/e2e/node"
 	"github.com/cri-logproxy/cri-logproxy/e2e/pod"
 )
@@ -32,7 +33,9 @@ func main() {
 		fmt.Fprintln(os.Stderr, "usage: demo --proxy=PATH")
 		os.Exit(2)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// SIGPIPE, which `demo | head` gets, becomes an error of a write.
+	signal.Ignore(syscall.SIGPIPE)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -63,6 +66,18 @@ func (d *demo) detail(format string, args ...any) {
 }
 
 func run(ctx context.Context, proxy string, out io.Writer) (err error) {
+	if err := need.Root(); err != nil {
+		return err
+	}
+	// Nobody reads any more: stop, and clean up.
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	out = &untilBroken{out: out, broken: cancel}
+	defer func() {
+		if cause := context.Cause(ctx); err != nil && errors.Is(cause, errBroken) {
+			err = cause
+		}
+	}()
 	d := &demo{out: out, start: time.Now()}
 	d.step("node: libvirtd, the VM runtime, cri-logproxy between it and us (we play kubelet)")
 	var proxyLog lockedBuffer
@@ -91,7 +106,7 @@ func run(ctx context.Context, proxy string, out io.Writer) (err error) {
 	if err := p.Run(ctx); err != nil {
 		return err
 	}
-	d.step("CreateContainer: kubelet asks for the log %s/0.log; the proxy tells the runtime another place", pod.ContainerName)
+	d.step("CreateContainer: kubelet asks for the log %s/0.log; the runtime writes the raw log elsewhere", pod.ContainerName)
 	boot := guest.Boot{Marker: "demo", Lines: 5, Login: true}
 	// loglevel: a little of the kernel's own boot, too.
 	if err := p.Create(ctx, 0, append(boot.Args(), "loglevel=6")); err != nil {
@@ -116,8 +131,8 @@ func run(ctx context.Context, proxy string, out io.Writer) (err error) {
 	console := &consoleWriter{out: out}
 	follow := make(chan error, 1)
 	go func() { follow <- p.Logs(ctx, true, console, console) }()
-	if err := waitFor(ctx, console, []byte(guest.LoginPrompt)); err != nil {
-		return errors.Join(err, errors.New("the VM has not come to its login prompt"))
+	if err := waitFor(ctx, console, guest.LoginPrompt, follow); err != nil {
+		return err
 	}
 	d.finishLine(console)
 	d.step("the prompt is there, without a newline, like all that a console shows; the VM's first line came %.1fs after StartContainer", console.firstAt().Sub(started).Seconds())
@@ -143,9 +158,16 @@ func run(ctx context.Context, proxy string, out io.Writer) (err error) {
 	return nil
 }
 
-// waitFor waits until the console has shown text.
-func waitFor(ctx context.Context, c *consoleWriter, text []byte) error {
-	return await.Condition(ctx, string(text), func() (bool, error) { return c.contains(text), nil })
+// waitFor waits until the console has shown text, or its reader has ended.
+func waitFor(ctx context.Context, c *consoleWriter, text string, follow <-chan error) error {
+	return await.Condition(ctx, fmt.Sprintf("%q on the VM's console", text), func() (bool, error) {
+		select {
+		case err := <-follow:
+			return false, fmt.Errorf("the log ends before %q: %w", text, err)
+		default:
+			return c.contains([]byte(text)), nil
+		}
+	})
 }
 
 // finishLine ends a line that the console left open.
@@ -251,4 +273,20 @@ func (l *lockedBuffer) Bytes() []byte {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return bytes.Clone(l.b.Bytes())
+}
+
+var errBroken = errors.New("the output cannot be written")
+
+// untilBroken passes writes on until one fails, and then calls broken.
+type untilBroken struct {
+	out    io.Writer
+	broken func(error)
+}
+
+func (u *untilBroken) Write(b []byte) (int, error) {
+	n, err := u.out.Write(b)
+	if err != nil {
+		u.broken(fmt.Errorf("%w: %w", errBroken, err))
+	}
+	return n, err
 }
