@@ -15,9 +15,9 @@ import (
 // converted again: the VM may be about to truncate it.
 func (w *worker) begin(ctx context.Context, run Run, create bool) error {
 	if w.run.LogName == run.LogName {
-		w.run = run
+		w.run, w.create = run, w.create || create
 		if create && w.out.file == nil {
-			return w.reopen(ctx)
+			return w.openLog(true)
 		}
 		return nil
 	}
@@ -28,7 +28,7 @@ func (w *worker) begin(ctx context.Context, run Run, create bool) error {
 	w.out = output{root: w.cfg.LogRoot, rel: run.LogName, format: w.cfg.Format, open: w.cfg.openLog}
 	w.split = Splitter{Max: w.cfg.MaxLine, WholeRunes: w.cfg.Format == DockerJSON}
 	w.restarted, w.size, w.noticed, w.before = false, 0, "", nil
-	w.run = run
+	w.run, w.create = run, create
 	w.setFollower(run, RawPosition{})
 	if err := w.out.openFile(create); err != nil {
 		if !create && errors.Is(err, fs.ErrNotExist) {
@@ -54,15 +54,15 @@ func (w *worker) openLog(create bool) error {
 	return nil
 }
 
-// hasLog says that there is a container log to write to. One that was not there
-// when this process began is not made: kubelet deletes a log before it removes
-// the container. But kubelet may be about to put it back, or to ask for a new
-// one, because it is in the middle of a rotation.
+// hasLog says that there is a container log to write to. One that could not be
+// made is tried again. One that was not there when this process began is not
+// made: kubelet deletes a log before it removes the container. But kubelet may
+// be about to put it back, because it is in the middle of a rotation.
 func (w *worker) hasLog() bool {
 	if w.out.file != nil {
 		return true
 	}
-	err := w.openLog(false)
+	err := w.openLog(w.create)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		w.logFault.set(err)
 	}

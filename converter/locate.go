@@ -5,12 +5,8 @@ import (
 	"io"
 )
 
-const (
-	// locateTail is how much of the end of a container log must be found again.
-	locateTail = 64 << 10
-	// locateMin is the length of a line that is worth searching for.
-	locateMin = 8
-)
+// locateTail is how much of the end of a container log must be found again.
+const locateTail = 64 << 10
 
 // locate finds where in the raw log the container log ends when nothing else is
 // known: where its last records stand. The last such place counts; ok is false
@@ -34,20 +30,21 @@ func (w *worker) locate(raw *rawRest) (offset int64, split SplitState, ok bool) 
 	return offset, split, ok
 }
 
-// landmark returns the first record in log that begins a line and is long
-// enough to be found, as its offset and its content. whole says that log is not
-// cut off at its start.
-func (f Format) landmark(log []byte, whole bool) (offset int, content []byte) {
-	lineBegins := whole
+// landmark returns the longest record in log that begins a line, as its offset
+// and its content; nil if all are empty. whole says that log is not cut off at
+// its start.
+func (f Format) landmark(log []byte, whole bool) (at int, content []byte) {
+	lineBegins, offset := whole, 0
 	for line := range bytes.Lines(log) {
 		rec, err := f.decodeRecord(bytes.TrimSuffix(line, []byte("\n")))
-		if err == nil && !rec.notice && lineBegins && len(rec.content) >= locateMin && !bytes.Contains(rec.content, []byte("\ufffd")) {
-			return offset, rec.content
+		plain := err == nil && !rec.notice && !bytes.Contains(rec.content, []byte("\ufffd"))
+		if plain && lineBegins && len(rec.content) > len(content) {
+			at, content = offset, rec.content
 		}
 		lineBegins = err == nil && !rec.partial
 		offset += len(line)
 	}
-	return 0, nil
+	return at, content
 }
 
 // occurrences yields the offsets at which text stands in r.

@@ -100,12 +100,22 @@ func (m *Manager) begin(ctx context.Context, run Run, create bool) error {
 		return errStopped
 	}
 	w := m.workers[run.ContainerID]
-	if w == nil {
-		w = startWorker(&m.cfg, m.watcher, m.checkpoints, run.ContainerID)
-		m.workers[run.ContainerID] = w
+	if w != nil {
+		m.mu.Unlock()
+		return w.do(ctx, func() error { return w.begin(ctx, run, create) })
 	}
+	// Nothing that is asked of a new worker comes before its Run.
+	begun := make(chan error, 1)
+	m.workers[run.ContainerID] = startWorker(&m.cfg, m.watcher, m.checkpoints, run.ContainerID, func(w *worker) {
+		begun <- w.begin(ctx, run, create)
+	})
 	m.mu.Unlock()
-	return w.do(ctx, func() error { return w.begin(ctx, run, create) })
+	select {
+	case err := <-begun:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 func (m *Manager) worker(id string) *worker {
@@ -136,7 +146,7 @@ func (m *Manager) Reopen(ctx context.Context, id string) error {
 	if w == nil {
 		return ErrNotConverting
 	}
-	return w.do(ctx, func() error { return w.reopen(ctx) })
+	return w.send(ctx, w.reopen)
 }
 
 // RawName returns which of Run.RawNames the container's raw log has; "" if
@@ -154,21 +164,24 @@ func (m *Manager) RawName(ctx context.Context, id string) string {
 }
 
 // Forget ends the container's conversion, writes nothing more and deletes its
-// checkpoint.
-func (m *Manager) Forget(id string) error {
+// checkpoint. ctx bounds how long it waits for a converter that hangs.
+func (m *Manager) Forget(ctx context.Context, id string) error {
 	m.mu.Lock()
 	w := m.workers[id]
 	delete(m.workers, id)
 	m.mu.Unlock()
-	if w != nil {
-		w.stop()
+	if w == nil {
+		return m.checkpoints.remove(id)
+	}
+	if err := w.stop(ctx); err != nil {
+		return fmt.Errorf("container %s: %w", id, err)
 	}
 	return m.checkpoints.remove(id)
 }
 
 // Close converts what is there, saves where every converter stands and stops
 // them. An unfinished line stays in the raw log for the next process. ctx bounds
-// the work; all converters have stopped when Close returns.
+// the work; all converters that do not hang have stopped when Close returns.
 func (m *Manager) Close(ctx context.Context) error {
 	m.mu.Lock()
 	if m.closed {
@@ -188,8 +201,10 @@ func (m *Manager) Close(ctx context.Context) error {
 			err := w.do(ctx, func() error {
 				return errors.Join(w.drain(ctx, FlushNone), w.checkpoint(true))
 			})
-			w.stop()
-			if err != nil {
+			if errors.Is(err, ErrReported) {
+				err = nil // the next process finds its place
+			}
+			if err = errors.Join(err, w.stop(ctx)); err != nil {
 				mu.Lock()
 				defer mu.Unlock()
 				errs = append(errs, fmt.Errorf("container %s: %w", w.id, err))

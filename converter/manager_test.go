@@ -516,7 +516,7 @@ func TestManyVMs(t *testing.T) {
 	})
 	for i := range vms {
 		if i%2 == 0 {
-			must(t, n.manager.Forget(id(i)))
+			must(t, n.manager.Forget(t.Context(), id(i)))
 			n.write(id(i), "forgotten\n")
 		} else {
 			n.write(id(i), "goodbye\n")

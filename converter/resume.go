@@ -61,10 +61,11 @@ func (w *worker) replay(f *follower, cp *Checkpoint) (RawPosition, error) {
 	defer raw.close()
 	r := newReplayer(w.out.encoder.Format, cp.Split, raw.reader(f.pos.Offset))
 	err = w.replayLogs(r, cp.Log)
-	if errors.Is(err, errDiverged) && cp.Raw.Name == "" {
-		// Nothing is known, and the log does not begin where the raw log does:
-		// the one was rotated, or the start of the other given back.
+	if errors.Is(err, errDiverged) {
+		// There is no checkpoint, or one from before the last rotations of the
+		// log, or the start of the raw log was given back.
 		if at, split, ok := w.locate(raw); ok {
+			glog.Infof("container %s: its log goes on at byte %d of %s, by what both hold", w.id, at, f.pos.Name)
 			w.split.SplitState = split
 			return raw.position(f.pos.Name, at), nil
 		}

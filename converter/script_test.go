@@ -32,7 +32,9 @@ var update = flag.Bool("update", false, "write what the scripts of testdata/work
 //	link A TARGET, fifo A plant something as a raw log
 //	rotate NAME           kubelet renames the log of the attempt to NAME
 //	rotate-back NAME      kubelet renames it back
-//	rm-log                kubelet deletes it
+//	rm-log, rm NAME       kubelet deletes it, or a rotated one
+//	freeze-state, thaw-state
+//	                      no checkpoint can be written; one can again
 //	torn "…"              append to the log what a crash in mid-write leaves
 //	reopen                ReopenContainerLog
 //	drain, idle           as at StopContainer; as after the idle time
@@ -66,6 +68,8 @@ func (s *workerScript) log(name string) string {
 	return filepath.Join(s.dir, "pods", "pod", "vm", name)
 }
 
+func (s *workerScript) checkpoints() string { return filepath.Join(s.dir, "state", "checkpoints") }
+
 func (s *workerScript) run() Run {
 	r := Run{ContainerID: "c1", RawAppends: s.appends, LogName: "pod/vm/" + strconv.Itoa(s.attempt) + ".log"}
 	for _, n := range []int{s.attempt, 0} {
@@ -88,7 +92,7 @@ func (s *workerScript) newManager() {
 // abandon ends a manager as a crash does: nothing is drained or saved.
 func (m *Manager) abandon() {
 	for _, w := range m.workers {
-		w.stop()
+		_ = w.stop(context.Background())
 	}
 	m.watcher.close()
 }
@@ -165,6 +169,12 @@ func (s *workerScript) do(line string) (out string, err error) {
 		err = inWorker(func(w *worker) error { _, err := w.convert(FlushIdle); return err })
 	case "sync":
 		err = inWorker(func(w *worker) error { _, err := w.convert(FlushNone); return err })
+	case "rm":
+		err = os.Remove(s.log(f[1]))
+	case "freeze-state":
+		err = os.Rename(s.checkpoints(), s.checkpoints()+".away")
+	case "thaw-state":
+		err = os.Rename(s.checkpoints()+".away", s.checkpoints())
 	case "fail":
 		err = s.disk.fail(f[1], f[2])
 	case "heal":
@@ -177,7 +187,7 @@ func (s *workerScript) do(line string) (out string, err error) {
 		s.newManager()
 		err = s.manager.Resume(ctx, s.run())
 	case "forget":
-		err = s.manager.Forget("c1")
+		err = s.manager.Forget(ctx, "c1")
 	case "log":
 		return showLog(s.log(arg(1, "")))
 	default:

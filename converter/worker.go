@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/golang/glog"
@@ -54,7 +55,7 @@ type worker struct {
 	checkpoints checkpoints
 	id          string
 
-	commands chan command
+	commands chan *command
 	quit     chan struct{} // closed by the owner
 	done     chan struct{} // closed by the worker
 
@@ -74,21 +75,52 @@ type worker struct {
 	size     int64     // of the raw log, then
 	dirty    bool      // the last checkpoint is not where we are
 	saved    time.Time // when that was
+	create   bool      // a log that is not there may be made
 	noticed  string    // the last raw fault that the container log tells of
 	rawFault fault
 	logFault fault
 	cpFault  fault
 }
 
+// command is something that the worker's goroutine does for somebody who waits.
 type command struct {
-	do   func() error
+	do   func(*command) error
 	done chan error
+	// state is open, then taken back by who waits, or committed by the worker,
+	// whoever is first.
+	state atomic.Int32
+}
+
+const (
+	commandOpen = iota
+	commandTakenBack
+	commandCommitted
+)
+
+// commit says that who waits will hear how the command ends. It is false if he
+// has given up.
+func (c *command) commit() bool {
+	return c.state.CompareAndSwap(commandOpen, commandCommitted)
 }
 
 // ErrNotConverting says that nothing is converted for a container.
 var ErrNotConverting = errors.New("no converter runs for this container")
 
-var errStopped = errors.New("the converter has stopped")
+var (
+	errStopped = errors.New("the converter has stopped")
+	errGivenUp = errors.New("nobody waits any more")
+)
+
+// ErrReported marks an error that the converter has logged itself, and will not
+// log again until it is over.
+var ErrReported = errors.New("reported before")
+
+// reported marks err so. Its text stays.
+func reported(err error) error { return reportedError{err} }
+
+type reportedError struct{ error }
+
+func (e reportedError) Unwrap() []error { return []error{e.error, ErrReported} }
 
 // buffers are shared by all workers: only a busy one needs some.
 type buffers struct{ raw, batch []byte }
@@ -97,11 +129,11 @@ var bufferPool = sync.Pool{New: func() any {
 	return &buffers{raw: make([]byte, tailLength+readSize), batch: make([]byte, 0, batchSize+batchSize/4)}
 }}
 
-// startWorker starts a worker without a Run.
-func startWorker(cfg *Config, w *watcher, cps checkpoints, id string) *worker {
+// startWorker starts a worker. The first thing that it does is first.
+func startWorker(cfg *Config, w *watcher, cps checkpoints, id string, first func(*worker)) *worker {
 	wk := &worker{
 		cfg: cfg, watcher: w, checkpoints: cps, id: id,
-		commands: make(chan command),
+		commands: make(chan *command),
 		quit:     make(chan struct{}),
 		done:     make(chan struct{}),
 		follower: newFollower(w, cfg.RawRoot, Run{}, RawPosition{}),
@@ -109,13 +141,23 @@ func startWorker(cfg *Config, w *watcher, cps checkpoints, id string) *worker {
 		logFault: fault{what: "write the log of container " + id, meanwhile: "its output waits in the raw log"},
 		cpFault:  fault{what: "save the checkpoint of container " + id, meanwhile: "a restart takes longer to find its place"},
 	}
-	go wk.loop()
+	go func() {
+		first(wk)
+		wk.loop()
+	}()
 	return wk
 }
 
-// do has the worker's goroutine call fn.
+// do has the worker's goroutine call fn. When ctx ends first, fn may still be
+// called or go on.
 func (w *worker) do(ctx context.Context, fn func() error) error {
-	cmd := command{do: fn, done: make(chan error, 1)}
+	return w.send(ctx, func(*command) error { return fn() })
+}
+
+// send is do for a fn that can commit: then its result is waited for, though ctx
+// ends.
+func (w *worker) send(ctx context.Context, fn func(*command) error) error {
+	cmd := &command{do: fn, done: make(chan error, 1)}
 	select {
 	case w.commands <- cmd:
 	case <-w.done:
@@ -127,14 +169,23 @@ func (w *worker) do(ctx context.Context, fn func() error) error {
 	case err := <-cmd.done:
 		return err
 	case <-ctx.Done():
-		return ctx.Err()
+		if cmd.state.CompareAndSwap(commandOpen, commandTakenBack) {
+			return ctx.Err()
+		}
+		return <-cmd.done
 	}
 }
 
-// stop ends the worker and waits for it. It writes nothing any more.
-func (w *worker) stop() {
+// stop ends the worker. It writes nothing any more, but for what it is in the
+// middle of. It waits for the worker until ctx ends: a disk may hang.
+func (w *worker) stop(ctx context.Context) error {
 	close(w.quit)
-	<-w.done
+	select {
+	case <-w.done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("the converter hangs: %w", ctx.Err())
+	}
 }
 
 const forever = time.Duration(1<<63 - 1)
@@ -159,7 +210,7 @@ func (w *worker) loop() {
 		case <-w.quit:
 			return
 		case cmd := <-w.commands:
-			cmd.done <- cmd.do()
+			cmd.done <- cmd.do(cmd)
 		case <-w.follower.sub.C:
 		case <-timer.C:
 		}
@@ -407,7 +458,7 @@ func (w *worker) drain(ctx context.Context, flush Flush) error {
 	}
 	for target := int64(-1); ; {
 		if _, err := w.convert(flush); err != nil {
-			return err
+			return reported(err)
 		}
 		if target < 0 {
 			target = w.follower.size()
@@ -423,24 +474,31 @@ func (w *worker) drain(ctx context.Context, flush Flush) error {
 	}
 }
 
-// reopen goes on in a new file after kubelet has renamed the log.
-func (w *worker) reopen(ctx context.Context) error {
+// reopen goes on in a new file after kubelet has renamed the log. No file is
+// made after kubelet has given up waiting: it puts the old one back then, and
+// CRI says that there must be no new one (api.proto, ReopenContainerLog).
+func (w *worker) reopen(cmd *command) error {
 	if w.run.LogName == "" {
 		return ErrNotConverting
 	}
 	if w.out.file == nil {
+		if !cmd.commit() {
+			return errGivenUp
+		}
 		if err := w.openLog(true); err != nil {
 			return fmt.Errorf("reopen container log: %w", err)
 		}
 		return nil
 	}
-	// What is taken belongs in the old file. If it cannot be written there, the
-	// new one gets it.
-	if err := w.drain(ctx, FlushNone); err != nil {
-		glog.V(1).Infof("drain container %s before its log is reopened: %v", w.id, err)
+	// What is read at once belongs in the old file; a backlog, or what cannot be
+	// written there, goes to the new one.
+	if _, err := w.convert(FlushNone); err == nil {
+		if err := w.breakLine(&buffers{}); err != nil {
+			glog.V(1).Infof("end the line of container %s before its log is reopened: %v", w.id, err)
+		}
 	}
-	if err := w.breakLine(&buffers{}); err != nil {
-		glog.V(1).Infof("end the line of container %s before its log is reopened: %v", w.id, err)
+	if !cmd.commit() {
+		return errGivenUp
 	}
 	old := w.position()
 	if err := w.out.reopen(); err != nil {

@@ -8,27 +8,20 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// mend gives kubelet its own log path in a status, and holds back a status that
-// says EXITED until the log is complete: who follows a log stops at the first
-// EXITED (k8s.io/cri-client/pkg/logs). It reports whether it changed st.
-func (s *Server) mend(ctx context.Context, st *runtimeapi.ContainerStatus) bool {
-	if st.GetState() == runtimeapi.ContainerState_CONTAINER_EXITED {
-		s.drain(ctx, st.GetId())
-	}
-	path := s.answeredLogPath(st)
-	if path == st.LogPath {
-		return false
-	}
-	st.LogPath = path
-	return true
-}
-
-func (s *Server) mendAll(ctx context.Context, list []*runtimeapi.ContainerStatus) (changed bool) {
+// mend gives kubelet its own log paths in statuses, and holds those back that
+// say EXITED until the logs are complete: who follows a log stops at the first
+// EXITED (k8s.io/cri-client/pkg/logs). It reports whether it changed any.
+func (s *Server) mend(ctx context.Context, list ...*runtimeapi.ContainerStatus) (changed bool) {
+	var exited []string
 	for _, st := range list {
-		if s.mend(ctx, st) {
-			changed = true
+		if st.GetState() == runtimeapi.ContainerState_CONTAINER_EXITED {
+			exited = append(exited, st.GetId())
+		}
+		if path := s.answeredLogPath(st); path != st.LogPath {
+			st.LogPath, changed = path, true
 		}
 	}
+	s.drainAll(ctx, exited)
 	return changed
 }
 
@@ -57,8 +50,21 @@ func (s *Server) containerStatus(c *call) ([]byte, error) {
 	}
 	var resp runtimeapi.ContainerStatusResponse
 	return rewrite(answer, &resp, func() bool {
-		return resp.Status != nil && s.mend(c.ctx, resp.Status)
+		if resp.Status == nil {
+			return false
+		}
+		s.learn(c, resp.Status)
+		return s.mend(c.ctx, resp.Status)
 	}), nil
+}
+
+// learn puts a running container of kubelet's on record that is not there.
+func (s *Server) learn(c *call, st *runtimeapi.ContainerStatus) {
+	_, known := s.logs.Container(st.GetId())
+	if known || st.GetState() != runtimeapi.ContainerState_CONTAINER_RUNNING || st.GetLabels()[labelPodUID] == "" {
+		return
+	}
+	s.container(c, st.GetId())
 }
 
 func (s *Server) podSandboxStatus(c *call) ([]byte, error) {
@@ -67,15 +73,15 @@ func (s *Server) podSandboxStatus(c *call) ([]byte, error) {
 		return nil, err
 	}
 	var resp runtimeapi.PodSandboxStatusResponse
-	return rewrite(answer, &resp, func() bool { return s.mendAll(c.ctx, resp.ContainersStatuses) }), nil
+	return rewrite(answer, &resp, func() bool { return s.mend(c.ctx, resp.ContainersStatuses...) }), nil
 }
 
-func (s *Server) containerEvent(f *frame) (any, error) {
+func (s *Server) containerEvent(ctx context.Context, f *frame) (any, error) {
 	answer := f.data.Materialize()
 	f.data.Free()
 	f.data = nil
 	var event runtimeapi.ContainerEventResponse
 	return &message{rewrite(answer, &event, func() bool {
-		return s.mendAll(context.Background(), event.ContainersStatuses) // each drain is bounded
+		return s.mend(ctx, event.ContainersStatuses...)
 	})}, nil
 }

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"github.com/golang/glog"
 	"google.golang.org/grpc"
@@ -55,11 +56,31 @@ func (c *call) read(m proto.Message) bool {
 // drain waits, within a bound, until the container's raw log is in its log. The
 // call goes on in any case.
 func (s *Server) drain(ctx context.Context, id string) {
-	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
+	s.drainAll(ctx, []string{id})
+}
+
+// drainAll does so for several containers at once.
+func (s *Server) drainAll(ctx context.Context, ids []string) {
+	bounded, cancel := context.WithTimeout(ctx, drainTimeout)
 	defer cancel()
-	if err := s.converters.Drain(ctx, id); err != nil {
-		glog.Errorf("container %s: %v", id, err)
+	var wg sync.WaitGroup
+	for _, id := range ids {
+		wg.Go(func() {
+			err := s.converters.Drain(bounded, id)
+			if err != nil && ctx.Err() == nil && !errors.Is(err, converter.ErrReported) {
+				glog.Errorf("container %s: %v", id, err)
+			}
+		})
 	}
+	wg.Wait()
+}
+
+// idsOf are the IDs of containers.
+func idsOf(list []logmap.Container) (ids []string) {
+	for _, c := range list {
+		ids = append(ids, c.ID)
+	}
+	return ids
 }
 
 // recorded reports a failed record: the call goes on.
@@ -92,11 +113,7 @@ func (s *Server) createContainer(c *call) ([]byte, error) {
 	}
 	// The runtime may give this attempt the ID of the one before, and its raw
 	// log: what that holds belongs to the attempt before.
-	for _, old := range s.logs.Containers(req.PodSandboxId) {
-		if old.Name == req.GetConfig().GetMetadata().GetName() {
-			s.drain(c.ctx, old.ID)
-		}
-	}
+	s.drainAll(c.ctx, idsOf(s.logs.InSandbox(req.PodSandboxId)))
 	record := s.plan(&req)
 	request := c.request
 	if record.Mode == logmap.ModeFile {
@@ -196,10 +213,7 @@ func (s *Server) startContainer(c *call) ([]byte, error) {
 // begin makes the container log and starts its converter. kubelet links to the
 // log in /var/log/containers only if it is there when StartContainer returns.
 func (s *Server) begin(ctx context.Context, record logmap.Container) {
-	if !record.Started {
-		record.Started = true
-		s.recorded(s.logs.PutContainer(record))
-	}
+	s.recorded(s.logs.SetStarted(record.ID))
 	if record.ContainerLog == "" {
 		return // its Problem was reported
 	}
@@ -209,7 +223,7 @@ func (s *Server) begin(ctx context.Context, record logmap.Container) {
 		defer cancel()
 		err = s.converters.Begin(ctx, run)
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, context.Canceled) {
 		glog.Errorf("container %s (%s/%s %s) starts without a log: %v", record.ID, record.Namespace, record.Pod, record.Name, err)
 	}
 }
@@ -230,19 +244,26 @@ func (s *Server) removeContainer(c *call) ([]byte, error) {
 	}
 	s.drain(c.ctx, req.ContainerId)
 	answer, err := c.forward(c.request)
-	if err == nil {
-		s.forget(req.ContainerId)
+	if gone(err) {
+		s.forget(c.ctx, req.ContainerId)
 	}
 	return answer, err
 }
 
+// gone says that after a removal there is nothing left.
+func gone(err error) bool {
+	return err == nil || status.Code(err) == codes.NotFound
+}
+
 // forget ends the conversion and drops the record. kubelet has deleted the log
 // already; nothing makes it again.
-func (s *Server) forget(id string) {
+func (s *Server) forget(ctx context.Context, id string) {
 	if _, ok := s.logs.Container(id); !ok {
 		return
 	}
-	s.recorded(s.converters.Forget(id))
+	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
+	defer cancel()
+	s.recorded(s.converters.Forget(ctx, id))
 	s.recorded(s.logs.RemoveContainer(id))
 	glog.V(1).Infof("container %s: forgotten", id)
 }
@@ -252,22 +273,20 @@ func (s *Server) removePodSandbox(c *call) ([]byte, error) {
 	if !c.read(&req) {
 		return c.forward(c.request)
 	}
-	containers := s.logs.Containers(req.PodSandboxId)
-	for _, record := range containers {
-		s.drain(c.ctx, record.ID) // the runtime deletes the raw directory
-	}
+	containers := s.logs.InSandbox(req.PodSandboxId)
+	s.drainAll(c.ctx, idsOf(containers)) // the runtime deletes the raw directory
 	answer, err := c.forward(c.request)
-	if err != nil {
+	if !gone(err) {
 		return answer, err
 	}
 	for _, record := range containers {
-		s.forget(record.ID)
+		s.forget(c.ctx, record.ID)
 	}
 	if _, ok := s.logs.Sandbox(req.PodSandboxId); ok {
 		s.recorded(s.logs.RemoveSandbox(req.PodSandboxId))
 		s.collectRaw(req.PodSandboxId)
 	}
-	return answer, nil
+	return answer, err
 }
 
 // collectRaw deletes the raw directory of a sandbox that is gone, if the
@@ -294,6 +313,11 @@ func (s *Server) reopenContainerLog(c *call) ([]byte, error) {
 	record, ok := s.container(c, req.ContainerId)
 	if !ok {
 		return c.forward(c.request)
+	}
+	if !record.Started && s.isRunning(c.ctx, record.ID) {
+		// It was started past this proxy, or the record of its start was lost.
+		s.begin(c.ctx, record)
+		return nil, nil
 	}
 	if err := s.reopen(c.ctx, record); err != nil {
 		glog.Errorf("container %s: %v", record.ID, err)

@@ -388,7 +388,31 @@ func TestGoneContainers(t *testing.T) {
 	r.stop()
 	oneContainer(r.backend, "another")
 	r.start()
-	eventually(t, "the container is forgotten", func() bool { _, ok := r.logs.Container(id); return !ok })
+	// It is asked twice: a runtime that has just started may not know all yet.
+	lists := func(calls []proxytest.Call) (n int) {
+		for _, c := range calls {
+			if strings.HasSuffix(c.Method, "/ListContainers") && c.Done {
+				n++
+			}
+		}
+		return n
+	}
+	for again := 0; ; again++ {
+		if _, ok := r.logs.Container(id); !ok {
+			break
+		}
+		n := lists(r.backend.Journal())
+		r.backend.Stop()
+		if err := r.backend.Restart(); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.backend.WaitFor(t.Context(), func(calls []proxytest.Call) bool { return lists(calls) > n }); err != nil {
+			t.Fatal(err)
+		}
+		if again == 20 {
+			t.Fatal("the container is not forgotten")
+		}
+	}
 	if _, err := os.Stat(r.podLog("pod", "0.log")); err != nil {
 		t.Errorf("its log belongs to kubelet: %v", err)
 	}
@@ -479,4 +503,56 @@ func TestUnwritableState(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// TestRemoveNoSandbox removes a sandbox without an ID: nothing of the others'
+// is lost.
+func TestRemoveNoSandbox(t *testing.T) {
+	r := newRig(t, nil, nil)
+	oneContainer(r.backend, "c1")
+	id := r.create("pod", 0, nil)
+	r.startContainer(id)
+	if _, err := r.client.RemovePodSandbox(t.Context(), &runtimeapi.RemovePodSandboxRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := r.logs.Container(id); !ok {
+		t.Error("a container of another sandbox is forgotten")
+	}
+	r.writeRaw("uid-pod/_0.log", "still there\n")
+	eventually(t, "the line", func() bool { return slices.Equal(contents(t, r.podLog("pod", "0.log")), []string{"still there"}) })
+}
+
+// TestStartedPastUs is a VM that somebody has started at the runtime itself.
+func TestStartedPastUs(t *testing.T) {
+	r := newRig(t, nil, nil)
+	oneContainer(r.backend, "c1") // lists it as running
+	id := r.create("pod", 0, nil)
+	r.writeRaw("uid-pod/_0.log", "booted\n")
+	if _, err := r.client.ReopenContainerLog(t.Context(), &runtimeapi.ReopenContainerLogRequest{ContainerId: id}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the line", func() bool { return slices.Equal(contents(t, r.podLog("pod", "0.log")), []string{"booted"}) })
+
+	// The same, found at a restart.
+	id = r.create("pod", 1, nil)
+	r.restart()
+	eventually(t, "a log", func() bool { _, err := os.Stat(r.podLog("pod", "1.log")); return err == nil })
+}
+
+// TestLogDirectoryComesLate makes kubelet's directory after the VM has started.
+func TestLogDirectoryComesLate(t *testing.T) {
+	r := newRig(t, nil, nil)
+	oneContainer(r.backend, "c1")
+	id := r.create("pod", 0, nil)
+	dir := filepath.Dir(r.podLog("pod", "0.log"))
+	if err := os.Remove(dir); err != nil {
+		t.Fatal(err)
+	}
+	r.startContainer(id)
+	r.writeRaw("uid-pod/_0.log", "booted\n")
+	log := r.podLog("pod", "0.log") // makes the directory
+	eventually(t, "the line", func() bool {
+		_, err := os.Stat(log)
+		return err == nil && slices.Equal(contents(t, log), []string{"booted"})
+	})
 }

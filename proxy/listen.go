@@ -53,9 +53,15 @@ func Listen(path string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("make the directory of the socket: %w: run as root, or set --listen", err)
 	}
-	if conn, err := net.Dial("unix", path); err == nil {
+	conn, err := net.Dial("unix", path)
+	switch {
+	case err == nil:
 		defer conn.Close()
 		return nil, &SocketInUseError{Path: path, Owner: peerName(conn)}
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, fs.ErrNotExist):
+		// A dead process' socket, or none.
+	default:
+		return nil, fmt.Errorf("is there anybody at %s? %w", path, err)
 	}
 	// The name is short: path may be as long as a socket's can be.
 	dir, err := os.MkdirTemp(filepath.Dir(path), ".")

@@ -39,12 +39,16 @@ func component(s string) string {
 	if s == "" || s == "." || s == ".." {
 		return "-"
 	}
-	return strings.ReplaceAll(s, "/", "_")
+	return strings.NewReplacer("/", "_", "*", "_", "?", "_", "[", "_", `\`, "_", "\x00", "_").Replace(s)
 }
+
+// globs are the characters that kubelet, which removes logs by a pattern, would
+// not take for themselves.
+const globs = `*?[\`
 
 // isComponent says that s is the name of a file or directory and nothing else.
 func isComponent(s string) bool {
-	return s != "" && s != "." && s != ".." && !strings.ContainsAny(s, "/\x00")
+	return s != "" && s != "." && s != ".." && !strings.ContainsAny(s, "/\x00"+globs)
 }
 
 // containerLogPath joins the two parts of a log path as kubelet gives them, and
@@ -62,6 +66,9 @@ func containerLogPath(podLogsDir, logDirectory, logPath string) (string, error) 
 	}
 	if rel, err := filepath.Rel(podLogsDir, logDirectory); err != nil || !filepath.IsAbs(logDirectory) || !filepath.IsLocal(rel) || rel == "." {
 		return refuse(fmt.Sprintf("log_directory %q is not below --pod-logs-dir %s", logDirectory, podLogsDir), "set --pod-logs-dir to kubelet's podLogsDir")
+	}
+	if strings.ContainsAny(logDirectory+logPath, "\x00"+globs) {
+		return refuse("it has a NUL or one of "+globs, "the client that made the container must send one without")
 	}
 	return filepath.Join(logDirectory, logPath), nil
 }
@@ -138,7 +145,7 @@ func (s *Server) answeredLogPath(st *runtimeapi.ContainerStatus) string {
 		return logPathOf(c)
 	}
 	// Not made through this proxy, or just being made.
-	if p := st.GetLogPath(); filepath.IsAbs(p) && !s.isRaw(p) {
+	if p := st.GetLogPath(); filepath.IsAbs(p) && filepath.Clean(p) == p && !strings.ContainsAny(p, globs) && !s.isRaw(p) {
 		return p
 	}
 	return logPathOf(labelled(s.cfg.PodLogsDir, st.GetId(), "", st.GetLabels(), st.GetAnnotations(), st.GetMetadata().GetAttempt()))

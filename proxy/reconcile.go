@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/golang/glog"
@@ -13,25 +14,39 @@ import (
 	"github.com/cri-logproxy/cri-logproxy/proxy/logmap"
 )
 
-// reconcileTimeout bounds the questions that a reconciliation asks.
-const reconcileTimeout = 30 * time.Second
+const (
+	// reconcileTimeout bounds the questions that a reconciliation asks.
+	reconcileTimeout = 30 * time.Second
+	// reconcileAgain is the time to the next one, where one is needed.
+	reconcileAgain = 15 * time.Second
+	// resumeTimeout bounds how long the first call waits for conversions to go
+	// on. A disk may hang.
+	resumeTimeout = 2 * time.Second
+)
 
-// resume goes on with every conversion on record.
+// resume goes on with every conversion on record. What takes longer than
+// resumeTimeout goes on in the background.
 func (s *Server) resume(ctx context.Context) {
-	for _, record := range s.logs.Containers("") {
-		if ctx.Err() != nil {
-			return
-		}
+	ctx, cancel := context.WithTimeout(ctx, resumeTimeout)
+	defer cancel()
+	var wg sync.WaitGroup
+	for _, record := range s.logs.Containers() {
 		if !record.Started || record.ContainerLog == "" {
 			continue
 		}
-		run, err := s.run(record)
-		if err == nil {
-			err = s.converters.Resume(ctx, run)
-		}
-		if err != nil && ctx.Err() == nil {
-			glog.Errorf("container %s (%s/%s %s): its log does not go on: %v", record.ID, record.Namespace, record.Pod, record.Name, err)
-		}
+		wg.Go(func() { s.goOn(ctx, record) })
+	}
+	wg.Wait()
+}
+
+// goOn goes on with a conversion that an earlier process has begun.
+func (s *Server) goOn(ctx context.Context, record logmap.Container) {
+	run, err := s.run(record)
+	if err == nil {
+		err = s.converters.Resume(ctx, run)
+	}
+	if err != nil && !errors.Is(err, context.Canceled) {
+		glog.Errorf("container %s (%s/%s %s): its log does not go on: %v", record.ID, record.Namespace, record.Pod, record.Name, err)
 	}
 }
 
@@ -48,12 +63,12 @@ func (s *Server) ask(ctx context.Context, method string, req, resp any) error {
 }
 
 // reconcile makes the log map agree with the runtime, each time that it is
-// there again: what it lists and the map lacks is put on record, what it does
-// not have any more is forgotten.
-func (s *Server) reconcile(ctx context.Context) {
+// there again: what it lists and the map lacks is put on record, what is missing
+// twice is forgotten. It returns when it should be called again, 0 for not.
+func (s *Server) reconcile(ctx context.Context) (again time.Duration) {
 	ctx, cancel := context.WithTimeout(ctx, reconcileTimeout)
 	defer cancel()
-	before := s.logs.Containers("")
+	before := s.logs.Containers()
 	sandboxesBefore := s.logs.Sandboxes()
 	var containers runtimeapi.ListContainersResponse
 	var sandboxes runtimeapi.ListPodSandboxResponse
@@ -62,26 +77,52 @@ func (s *Server) reconcile(ctx context.Context) {
 		err = s.ask(ctx, "ListContainers", &runtimeapi.ListContainersRequest{}, &containers)
 	}
 	if errors.Is(ctx.Err(), context.Canceled) || status.Code(err) == codes.Unavailable {
-		return // it is gone again; the next time will do
+		return 0 // it is gone again; it will be back
 	}
 	if err != nil {
-		glog.Errorf("cannot compare the log map with what the runtime lists; trying again when it is back: %v", err)
-		return
+		glog.Errorf("cannot compare the log map with what the runtime lists, trying again in %v: %v", reconcileAgain, err)
+		return reconcileAgain
 	}
 	listed := make(map[string]bool)
 	for _, c := range containers.Containers {
 		listed[c.Id] = true
-		if _, ok := s.logs.Container(c.Id); !ok {
-			s.rebuild(ctx, c)
-		}
+		s.reconcileContainer(ctx, c)
 	}
+	missing := make(map[string]bool)
 	for _, record := range before {
-		if !listed[record.ID] {
+		switch {
+		case listed[record.ID]:
+		case s.missing[record.ID]:
 			glog.Infof("container %s (%s/%s %s) is gone from the runtime", record.ID, record.Namespace, record.Pod, record.Name)
-			s.forget(record.ID)
+			s.forget(ctx, record.ID)
+		default:
+			// A runtime that has just started may not know everything yet.
+			missing[record.ID] = true
+			again = reconcileAgain
 		}
 	}
+	s.missing = missing
 	s.reconcileSandboxes(sandboxes.Items, sandboxesBefore)
+	return again
+}
+
+// reconcileContainer makes the record of a container agree with what the
+// runtime lists.
+func (s *Server) reconcileContainer(ctx context.Context, c *runtimeapi.Container) {
+	record, ok := s.logs.Container(c.Id)
+	switch {
+	case !ok:
+		s.rebuild(ctx, c)
+	case !record.Started && c.State == runtimeapi.ContainerState_CONTAINER_RUNNING:
+		// It was started past this proxy, or the record of its start was lost.
+		s.begin(ctx, record)
+	}
+}
+
+// isRunning asks the runtime whether a container is running.
+func (s *Server) isRunning(ctx context.Context, id string) bool {
+	c := s.list(ctx, id)
+	return c != nil && c.State == runtimeapi.ContainerState_CONTAINER_RUNNING
 }
 
 func (s *Server) reconcileSandboxes(items []*runtimeapi.PodSandbox, before []string) {
@@ -97,7 +138,7 @@ func (s *Server) reconcileSandboxes(items []*runtimeapi.PodSandbox, before []str
 		}
 	}
 	for _, id := range before {
-		if !listed[id] && len(s.logs.Containers(id)) == 0 {
+		if !listed[id] && len(s.logs.InSandbox(id)) == 0 {
 			s.recorded(s.logs.RemoveSandbox(id))
 		}
 	}
@@ -123,13 +164,7 @@ func (s *Server) rebuild(ctx context.Context, c *runtimeapi.Container) (logmap.C
 	}
 	glog.Infof("container %s (%s/%s %s) was not on record; by its labels, %s", c.Id, record.Namespace, record.Pod, record.Name, mapping(record, s.rawRoot()))
 	if record.Started {
-		run, err := s.run(record)
-		if err == nil {
-			err = s.converters.Resume(ctx, run)
-		}
-		if err != nil {
-			glog.Errorf("container %s: its log does not go on: %v", c.Id, err)
-		}
+		s.goOn(ctx, record)
 	}
 	return record, true
 }
@@ -140,16 +175,27 @@ func (s *Server) container(c *call, id string) (record logmap.Container, ok bool
 	if record, ok := s.logs.Container(id); ok {
 		return record, true
 	}
-	ctx, cancel := context.WithTimeout(c.ctx, drainTimeout)
+	if found := s.list(c.ctx, id); found != nil {
+		ctx, cancel := context.WithTimeout(c.ctx, drainTimeout)
+		defer cancel()
+		return s.rebuild(ctx, found)
+	}
+	return logmap.Container{}, false
+}
+
+// list asks the runtime for one container. nil if it does not have it, or does
+// not answer: the call that is under way will say why.
+func (s *Server) list(ctx context.Context, id string) *runtimeapi.Container {
+	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
 	defer cancel()
 	var resp runtimeapi.ListContainersResponse
 	if err := s.ask(ctx, "ListContainers", &runtimeapi.ListContainersRequest{Filter: &runtimeapi.ContainerFilter{Id: id}}, &resp); err != nil {
-		return logmap.Container{}, false // the call itself will say why
+		return nil
 	}
 	for _, c := range resp.Containers {
 		if c.Id == id {
-			return s.rebuild(ctx, c)
+			return c
 		}
 	}
-	return logmap.Container{}, false
+	return nil
 }

@@ -38,10 +38,12 @@ func dialRuntime(socket string) (*grpc.ClientConn, error) {
 }
 
 // watchRuntime keeps the connection up until ctx ends, says when the runtime
-// goes and when it is back, and calls onReady each time that it is there.
-func watchRuntime(ctx context.Context, conn *grpc.ClientConn, socket string, onReady func(context.Context)) {
+// goes and when it is back, and calls onReady each time that it is there, and
+// again after the time that onReady returns, if it is not 0.
+func watchRuntime(ctx context.Context, conn *grpc.ClientConn, socket string, onReady func(context.Context) time.Duration) {
 	var down time.Time
-	for {
+	for ctx.Err() == nil {
+		var again time.Duration
 		state := conn.GetState()
 		switch state {
 		case connectivity.Idle:
@@ -52,16 +54,23 @@ func watchRuntime(ctx context.Context, conn *grpc.ClientConn, socket string, onR
 				glog.Errorf("the runtime at %s does not answer; calls get Unavailable until it does: start it, or correct --runtime-endpoint", socket)
 			}
 		case connectivity.Ready:
-			if down.IsZero() {
-				glog.V(1).Infof("connected to the runtime at %s", socket)
-			} else {
+			if !down.IsZero() {
 				glog.Infof("the runtime at %s answers, after %v", socket, time.Since(down).Round(time.Millisecond))
 				down = time.Time{}
 			}
-			onReady(ctx)
+			again = onReady(ctx)
 		}
-		if !conn.WaitForStateChange(ctx, state) {
-			return
-		}
+		waitForChange(ctx, conn, state, again)
 	}
+}
+
+// waitForChange waits until the connection has left state, or for a time that
+// is not 0, or until ctx ends.
+func waitForChange(ctx context.Context, conn *grpc.ClientConn, state connectivity.State, limit time.Duration) {
+	if limit > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, limit)
+		defer cancel()
+	}
+	conn.WaitForStateChange(ctx, state)
 }

@@ -57,6 +57,8 @@ type Server struct {
 	converters *converter.Manager
 	conn       *grpc.ClientConn
 	grpc       *grpc.Server
+
+	missing map[string]bool // containers that the last reconcile did not find; its own
 }
 
 // New makes a Server that keeps its records in logs and its converters in
@@ -71,6 +73,7 @@ func New(cfg Config, logs *logmap.Map, converters *converter.Manager) (*Server, 
 		grpc.ForceServerCodecV2(newCodec()),
 		grpc.UnknownServiceHandler(s.forward),
 		grpc.MaxRecvMsgSize(MaxMessageSize),
+		grpc.WaitForHandlers(true),
 	)
 	for _, name := range services {
 		s.grpc.RegisterService(s.serviceDesc(name), s)
@@ -93,7 +96,7 @@ var calls = map[string]func(*Server, *call) ([]byte, error){
 }
 
 // streams are the server streams that are ours.
-var streams = map[string]func(*Server, *frame) (any, error){
+var streams = map[string]func(*Server, context.Context, *frame) (any, error){
 	"GetContainerEvents": (*Server).containerEvent,
 }
 
@@ -124,7 +127,7 @@ func (s *Server) serviceDesc(service string) *grpc.ServiceDesc {
 			StreamName:    name,
 			ServerStreams: true,
 			Handler: func(_ any, stream grpc.ServerStream) error {
-				return s.relay(stream, method, func(f *frame) (any, error) { return answer(s, f) })
+				return s.relay(stream, method, func(f *frame) (any, error) { return answer(s, stream.Context(), f) })
 			},
 		})
 	}
@@ -179,6 +182,9 @@ func (s *Server) rawRoot() string { return s.cfg.VMLogDir }
 
 // run is the conversion of a container on record.
 func (s *Server) run(c logmap.Container) (converter.Run, error) {
+	if c.Mode == logmap.ModeFile && s.rawRoot() == "" {
+		return converter.Run{}, errors.New("its console was written to a file, and now consoles are said to be ptys: set --vm-log-location")
+	}
 	rel, err := filepath.Rel(s.cfg.PodLogsDir, c.ContainerLog)
 	if err != nil || !filepath.IsLocal(rel) {
 		return converter.Run{}, &converter.UnsafePathError{Path: c.ContainerLog, Rule: "it is not below --pod-logs-dir " + s.cfg.PodLogsDir, Remedy: "set --pod-logs-dir to kubelet's podLogsDir"}

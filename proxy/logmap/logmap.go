@@ -68,11 +68,15 @@ type Container struct {
 const version = 1
 
 // Map is the record of a node. Its methods may be called from any goroutine.
-// What could not be written to disk is in memory all the same: an error of a
-// Put or Remove says only that a restart will not know.
+// What could not be written to disk is in memory all the same, and written when
+// the disk is well again: an error of a Put or Remove says only that a restart
+// would not know now.
 type Map struct {
-	dir  string
-	lock *os.File
+	dir    string
+	lock   *os.File
+	writer *writer
+
+	closing sync.Once
 
 	mu         sync.Mutex
 	containers map[string]Container
@@ -118,6 +122,7 @@ func Open(dir string) (m *Map, damaged []error, err error) {
 		m.lock.Close()
 		return nil, nil, fmt.Errorf("read state directory: %w", err)
 	}
+	m.writer = startWriter()
 	return m, damaged, nil
 }
 
@@ -136,8 +141,12 @@ func Read(dir string) ([]Container, error) {
 func (m *Map) containerDir() string { return filepath.Join(m.dir, "containers") }
 func (m *Map) sandboxDir() string   { return filepath.Join(m.dir, "sandboxes") }
 
-// Close gives the state directory free.
-func (m *Map) Close() error { return m.lock.Close() }
+// Close gives the state directory free, when all is written. Only the first
+// call does something.
+func (m *Map) Close() (err error) {
+	m.closing.Do(func() { err = errors.Join(m.writer.close(), m.lock.Close()) })
+	return err
+}
 
 // lock takes the state directory for this process, and leaves its name there.
 func lock(dir string) (*os.File, error) {
@@ -195,14 +204,22 @@ func (m *Map) Container(id string) (Container, bool) {
 	return c, ok
 }
 
-// Containers returns all containers on record, of one sandbox if sandboxID is
-// not empty, in the order of their IDs.
-func (m *Map) Containers(sandboxID string) []Container {
+// Containers returns all containers on record, in the order of their IDs.
+func (m *Map) Containers() []Container {
+	return m.list(func(Container) bool { return true })
+}
+
+// InSandbox returns the containers of a sandbox, in the order of their IDs.
+func (m *Map) InSandbox(id string) []Container {
+	return m.list(func(c Container) bool { return c.SandboxID == id })
+}
+
+func (m *Map) list(wanted func(Container) bool) []Container {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var list []Container
 	for _, id := range slices.Sorted(maps.Keys(m.containers)) {
-		if c := m.containers[id]; sandboxID == "" || c.SandboxID == sandboxID {
+		if c := m.containers[id]; wanted(c) {
 			list = append(list, c)
 		}
 	}
@@ -212,25 +229,47 @@ func (m *Map) Containers(sandboxID string) []Container {
 // AddContainer records c unless there is a record of its ID, and reports
 // whether it did.
 func (m *Map) AddContainer(c Container) (added bool, err error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if _, ok := m.containers[c.ID]; ok {
-		return false, nil
-	}
-	return true, m.put(c)
+	err = m.changeContainer(c.ID, func(_ Container, known bool) *Container {
+		added = !known
+		if known {
+			return nil
+		}
+		return &c
+	})
+	return added, err
 }
 
 // PutContainer records c under c.ID, in place of what was there.
 func (m *Map) PutContainer(c Container) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.put(c)
+	return m.changeContainer(c.ID, func(Container, bool) *Container { return &c })
 }
 
-func (m *Map) put(c Container) error {
-	m.containers[c.ID] = c
-	if err := statefile.Write(filepath.Join(m.containerDir(), statefile.Name(c.ID)), version, c, true); err != nil {
-		return fmt.Errorf("record container %s: %w", c.ID, err)
+// SetStarted notes that the container was started, if it is on record.
+func (m *Map) SetStarted(id string) error {
+	return m.changeContainer(id, func(c Container, known bool) *Container {
+		if !known || c.Started {
+			return nil
+		}
+		c.Started = true
+		return &c
+	})
+}
+
+// changeContainer replaces the record of a container by what change makes of
+// it; nil for no change.
+func (m *Map) changeContainer(id string, change func(c Container, known bool) *Container) error {
+	m.mu.Lock()
+	c, known := m.containers[id]
+	changed := change(c, known)
+	if changed == nil {
+		m.mu.Unlock()
+		return nil
+	}
+	m.containers[id] = *changed
+	written := m.writer.enqueue(m.containerFile(id), *changed)
+	m.mu.Unlock()
+	if err := await(written); err != nil {
+		return fmt.Errorf("record container %s: %w", id, err)
 	}
 	return nil
 }
@@ -238,9 +277,10 @@ func (m *Map) put(c Container) error {
 // RemoveContainer forgets a container.
 func (m *Map) RemoveContainer(id string) error {
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	delete(m.containers, id)
-	if err := statefile.Remove(filepath.Join(m.containerDir(), statefile.Name(id))); err != nil {
+	written := m.writer.enqueue(m.containerFile(id), nil)
+	m.mu.Unlock()
+	if err := await(written); err != nil {
 		return fmt.Errorf("forget container %s: %w", id, err)
 	}
 	return nil
@@ -264,9 +304,10 @@ func (m *Map) Sandboxes() []string {
 // PutSandbox records s under s.ID, in place of what was there.
 func (m *Map) PutSandbox(s Sandbox) error {
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	m.sandboxes[s.ID] = s
-	if err := statefile.Write(filepath.Join(m.sandboxDir(), statefile.Name(s.ID)), version, s, true); err != nil {
+	written := m.writer.enqueue(m.sandboxFile(s.ID), s)
+	m.mu.Unlock()
+	if err := await(written); err != nil {
 		return fmt.Errorf("record sandbox %s: %w", s.ID, err)
 	}
 	return nil
@@ -275,10 +316,19 @@ func (m *Map) PutSandbox(s Sandbox) error {
 // RemoveSandbox forgets a sandbox, not its containers.
 func (m *Map) RemoveSandbox(id string) error {
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	delete(m.sandboxes, id)
-	if err := statefile.Remove(filepath.Join(m.sandboxDir(), statefile.Name(id))); err != nil {
+	written := m.writer.enqueue(m.sandboxFile(id), nil)
+	m.mu.Unlock()
+	if err := await(written); err != nil {
 		return fmt.Errorf("forget sandbox %s: %w", id, err)
 	}
 	return nil
+}
+
+func (m *Map) containerFile(id string) string {
+	return filepath.Join(m.containerDir(), statefile.Name(id))
+}
+
+func (m *Map) sandboxFile(id string) string {
+	return filepath.Join(m.sandboxDir(), statefile.Name(id))
 }

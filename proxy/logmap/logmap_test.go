@@ -113,13 +113,13 @@ func TestRecords(t *testing.T) {
 		if _, ok := m.Sandbox("gone"); ok {
 			t.Error("the removed sandbox is on record")
 		}
-		if got := m.Containers(""); !reflect.DeepEqual(got, []Container{a, b, pty}) {
+		if got := m.Containers(); !reflect.DeepEqual(got, []Container{a, b, pty}) {
 			t.Errorf("all containers: %+v", got)
 		}
-		if got := m.Containers("sandbox"); !reflect.DeepEqual(got, []Container{a, b}) {
+		if got := m.InSandbox("sandbox"); !reflect.DeepEqual(got, []Container{a, b}) {
 			t.Errorf("the sandbox's containers: %+v", got)
 		}
-		if got := m.Containers("unknown"); got != nil {
+		if got := m.InSandbox("unknown"); got != nil {
 			t.Errorf("an unknown sandbox's containers: %+v", got)
 		}
 		if got := m.Sandboxes(); !reflect.DeepEqual(got, []string{"a-sandbox", "sandbox"}) {
@@ -222,7 +222,7 @@ func TestDamagedRecords(t *testing.T) {
 	for _, id := range []string{"a", "../hostile", "z"} {
 		expectContainer(t, m, container(id, 1))
 	}
-	if n := len(m.Containers("")); n != 3 {
+	if n := len(m.Containers()); n != 3 {
 		t.Errorf("%d containers", n)
 	}
 	if got := m.Sandboxes(); !reflect.DeepEqual(got, []string{"good"}) {
@@ -329,7 +329,7 @@ func TestConcurrentUse(t *testing.T) {
 					t.Error(err)
 				}
 				expectContainer(t, m, container(own, uint32(i)))
-				m.Containers("")
+				m.Containers()
 				m.Sandboxes()
 				m.Sandbox(own)
 				if _, err := Read(dir); err != nil {
@@ -346,9 +346,9 @@ func TestConcurrentUse(t *testing.T) {
 	for g := range added {
 		expectContainer(t, m, container("contested", uint32(g)))
 	}
-	inMemory := m.Containers("")
+	inMemory := m.Containers()
 	must(t, m.Close())
-	if onDisk := open(t, dir).Containers(""); !reflect.DeepEqual(onDisk, inMemory) || len(onDisk) != goroutines+2 {
+	if onDisk := open(t, dir).Containers(); !reflect.DeepEqual(onDisk, inMemory) || len(onDisk) != goroutines+2 {
 		t.Errorf("on disk %+v, in memory %+v", onDisk, inMemory)
 	}
 }
