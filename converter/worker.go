@@ -466,7 +466,8 @@ func (w *worker) drain(ctx context.Context, flush Flush) error {
 		left := min(target, w.follower.size()) - w.follower.pos.Offset
 		if left <= 0 || flush != FlushEnd && left <= int64(w.split.MaxPending()) {
 			w.size = w.follower.size()
-			return w.checkpoint(false)
+			w.checkpointNow()
+			return nil
 		}
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("%d bytes of console output are not in the log yet: %w", left, err)

@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 )
 
 // Suffix ends the name of every state file.
@@ -137,12 +138,24 @@ func list(dir string, match func(name string) bool) ([]string, error) {
 
 // Write replaces the file at path. After a crash of the process there is the
 // old content or the new one; with durable, the same holds after a power cut,
-// and the new one is there once Write has returned.
+// and the new one is there once Write has returned. The same failure reads the
+// same each time: its error does not name the temporary file.
 func Write(path string, version int, v any, durable bool) error {
 	b, err := Encode(version, v)
 	if err != nil {
 		return err
 	}
+	if err := write(path, b, durable); err != nil {
+		var errno syscall.Errno
+		if errors.As(err, &errno) {
+			err = errno
+		}
+		return &fs.PathError{Op: "write", Path: path, Err: err}
+	}
+	return nil
+}
+
+func write(path string, b []byte, durable bool) error {
 	tmp, err := os.CreateTemp(filepath.Dir(path), tmpPrefix+"*")
 	if err != nil {
 		return err
