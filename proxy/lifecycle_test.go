@@ -534,7 +534,7 @@ func TestStartedPastUs(t *testing.T) {
 	eventually(t, "the line", func() bool { return slices.Equal(contents(t, r.podLog("pod", "0.log")), []string{"booted"}) })
 
 	// The same, found at a restart.
-	id = r.create("pod", 1, nil)
+	r.create("pod", 1, nil)
 	r.restart()
 	eventually(t, "a log", func() bool { _, err := os.Stat(r.podLog("pod", "1.log")); return err == nil })
 }

@@ -1,9 +1,11 @@
-// Command bench measures the converter and prints one figure a line:
+// Command bench measures the converter beside its peers and prints one figure a
+// line:
 //
 //	name value unit
 //
 // Arguments are prefixes of the names to measure; without any it measures all.
-// MB are 10^6 bytes of raw log.
+// MB are 10^6 bytes of raw log. What is compared runs in this process, on the
+// same disk, in turns. docs/design.md says what the figures are.
 package main
 
 import (
@@ -20,9 +22,25 @@ var figures = []struct {
 	prefix  string
 	measure func(context.Context, *bench) error
 }{
-	{"convert/", throughput},
+	{"convert/", convert},
 	{"latency/", lineVisible},
+	{"follow/byte-writes/", byteWrites},
+	{"follow/vs-nxadm-tail/", versusTail},
+	{"idle/", idle},
+	{"fair/", fair},
+	{"resume/", resume},
 }
+
+// children are what a measurement runs as another process, so that its CPU time
+// and memory are not ours.
+var children = map[string]func(args []string) error{
+	"write-bytes": writeBytes,
+	"write-flood": writeFlood,
+	"idle":        idleChild,
+}
+
+// childEnv names the child that this process is.
+const childEnv = "BENCH_CHILD"
 
 // bench is a run of measurements in a directory of its own.
 type bench struct{ dir string }
@@ -33,6 +51,13 @@ func (b *bench) report(name string, value float64, unit string) {
 }
 
 func main() {
+	if name := os.Getenv(childEnv); name != "" {
+		if err := children[name](os.Args[1:]); err != nil {
+			fmt.Fprintf(os.Stderr, "bench: child %s: %v\n", name, err)
+			os.Exit(1)
+		}
+		return
+	}
 	flag.Usage = func() {
 		fmt.Fprintln(os.Stderr, "usage: bench [PREFIX…]")
 		for _, f := range figures {
