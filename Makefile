@@ -3,9 +3,9 @@
 GO      ?= go
 BIN     := $(CURDIR)/bin
 MODULES := . e2e e2e/bench
-PACKAGES := libvirt-daemon libvirt-clients qemu-system-x86 busybox-static
+PACKAGES := gcc libc6-dev libvirt-daemon libvirt-clients qemu-system-x86 busybox-static
 
-.PHONY: demo test unit e2e bench fuzz build lint deps clean
+.PHONY: demo test unit e2e bench fuzz crash build lint deps clean
 
 demo: deps build ## boot a real VM behind the proxy and read its log as kubelet does
 	cd e2e && $(GO) build -o $(BIN)/demo ./cmd/demo
@@ -23,10 +23,14 @@ bench: ## one figure a line: name value unit; FIGURES="latency/ …" for some
 	cd e2e/bench && $(GO) build -o $(BIN)/bench .
 	$(BIN)/bench $(FIGURES)
 
-FUZZ_TIME ?= 30s
-fuzz: ## FUZZ_TIME for each target
-	@for t in $$(grep -rhoE '^func Fuzz[A-Za-z]+' --include='*_test.go' converter | cut -c6-); do \
-		$(GO) test -run '^$$' -fuzz "^$$t$$" -fuzztime $(FUZZ_TIME) -fuzzminimizetime 10x ./converter || exit 1; done
+TIME ?= 30s
+fuzz: ## every fuzz target, for TIME each
+	@grep -rE '^func Fuzz' --include='*_test.go' converter | sed -E 's/(.*)\/[^/]*:func (Fuzz[A-Za-z]+).*/\1 \2/' | while read dir target; do \
+		$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(TIME) -fuzzminimizetime 20x ./$$dir || exit 1; done
+
+ROUNDS ?= 2000
+crash: ## kill the real binary ROUNDS times while a VM writes and kubelet rotates
+	CRASH_ROUNDS=$(ROUNDS) $(GO) test -race -run TestCrash -v -timeout 0 ./cmd/cri-logproxy
 
 build: ## the proxy, in bin/
 	$(GO) build -o $(BIN)/cri-logproxy ./cmd/cri-logproxy

@@ -666,3 +666,36 @@ func TestReplayHoleAtEnd(t *testing.T) {
 		t.Errorf("%d notices of one hole", holes())
 	}
 }
+
+// TestReclaim checks that a raw log costs a constant amount of disk, whatever
+// the VM writes, and that a restart still finds its place.
+func TestReclaim(t *testing.T) {
+	n := newNode(t, Config{RawRetain: 256 << 10})
+	run := n.begin("a")
+	line := strings.Repeat("x", 98) + "\r\n"
+	piece := strings.Repeat(line, 10_000) // 1 MB
+	const pieces = 64
+	blocks := func() int64 {
+		var st syscall.Stat_t
+		must(t, syscall.Stat(n.path("raw/"+run.RawNames[0]), &st))
+		return st.Blocks * 512
+	}
+	for range pieces {
+		n.write("a", piece)
+	}
+	must(t, n.manager.Drain(t.Context(), "a"))
+	eventually(t, "the space is given back", func() bool { return blocks() < 2<<20 })
+	fi, err := os.Stat(n.path("raw/" + run.RawNames[0]))
+	must(t, err)
+	if fi.Size() != pieces*int64(len(piece)) {
+		t.Errorf("the raw log has %d bytes", fi.Size())
+	}
+	n.manager.abandon()
+	n.start()
+	must(t, n.manager.Resume(t.Context(), run))
+	n.write("a", "the end\r\n")
+	must(t, n.manager.Drain(t.Context(), "a"))
+	if got, want := n.text("a.log"), strings.Repeat(strings.ReplaceAll(piece, "\r", ""), pieces)+"the end\n"; got != want {
+		t.Errorf("the log has %d bytes, want %d", len(got), len(want))
+	}
+}

@@ -528,6 +528,7 @@ func (w *worker) greet() {
 // back.
 func (w *worker) maybeCheckpoint() time.Duration {
 	if !w.dirty {
+		w.reclaim()
 		if w.before != nil && time.Since(w.reopened) < undoTime {
 			return undoLook
 		}

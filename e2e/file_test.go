@@ -3,10 +3,12 @@ package e2e
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -124,10 +126,11 @@ func fileSize(path string) int64 {
 }
 
 // TestRotation has kubelet rotate the log again and again while a VM floods its
-// console and a reader follows.
+// console and a reader follows. The raw log must not grow on disk.
 func TestRotation(t *testing.T) {
-	r := newRig(t, node.Options{})
-	b := guest.Boot{Marker: "rotate", FloodMB: 2, PowerOff: true}
+	const retain = 64 << 10
+	r := newRig(t, node.Options{ProxyArgs: []string{fmt.Sprintf("--raw-retain=%d", retain)}})
+	b := guest.Boot{Marker: "rotate", FloodMB: 3, PowerOff: true}
 	r.boot(0, b)
 	f := r.follow()
 	path, err := r.LogPath(r.ctx)
@@ -173,6 +176,14 @@ func TestRotation(t *testing.T) {
 	if d := diff(all.String(), want); d != "" {
 		t.Errorf("all files together: %s", d)
 	}
+	record, err := r.Mapping(r.ID)
+	r.must(err)
+	var st syscall.Stat_t
+	r.must(await.Condition(r.ctx, "the raw log's space is given back", func() (bool, error) {
+		err := syscall.Stat(filepath.Join(r.RawLogs, record.RawLogs[0]), &st)
+		return st.Blocks*512 < retain+1<<20+64<<10, err
+	}))
+	t.Logf("the raw log has %d bytes and takes %d on disk", st.Size, st.Blocks*512)
 }
 
 // TestNextAttempt powers a VM off and starts it again, as restartPolicy Always
