@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"strings"
+	"time"
 
 	"github.com/golang/glog"
 )
@@ -27,7 +28,7 @@ func (w *worker) begin(ctx context.Context, run Run, create bool) error {
 	}
 	w.out = output{root: w.cfg.LogRoot, rel: run.LogName, format: w.cfg.Format, open: w.cfg.openLog}
 	w.split = Splitter{Max: w.cfg.MaxLine, WholeRunes: w.cfg.Format == DockerJSON}
-	w.restarted, w.size, w.noticed, w.before = false, 0, "", nil
+	w.restarted, w.size, w.noticed, w.before, w.reopened = false, 0, "", nil, time.Time{}
 	w.run, w.create = run, create
 	w.setFollower(run, RawPosition{})
 	if err := w.out.openFile(create); err != nil {
@@ -71,6 +72,7 @@ func (w *worker) hasLog() bool {
 
 // attach goes on where the container log, which is open, ends.
 func (w *worker) attach(cp *Checkpoint) {
+	w.dirty = false
 	w.setFollower(w.run, w.resume(cp))
 	if cp != nil && cp.Log.Path != w.out.path() {
 		if err := w.follower.waitForStart(); err != nil {
@@ -81,9 +83,15 @@ func (w *worker) attach(cp *Checkpoint) {
 	if err := w.follower.arm(); err != nil {
 		glog.V(1).Infof("watch the raw log of container %s: %v", w.id, err)
 	}
-	w.dirty = true
-	if err := w.checkpoint(true); err != nil {
-		w.cpFault.set(err)
+	switch {
+	case cp == nil, cp.Log.Path != w.out.path():
+		w.dirty = true
+		// A power cut must not have us take the old content for the new.
+		if err := w.checkpoint(true); err != nil {
+			w.cpFault.set(err)
+		}
+	case cp.Before != nil:
+		w.reopened = time.Now()
 	}
 	if len(w.run.RawNames) > 0 {
 		glog.V(1).Infof("container %s: converting %s to %s, from byte %d", w.id, strings.Join(w.run.RawNames, " or "), w.out.path(), w.follower.pos.Offset)

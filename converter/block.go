@@ -3,6 +3,9 @@ package converter
 import (
 	"bytes"
 	"encoding/binary"
+	"math/bits"
+	"slices"
+	"unicode/utf8"
 )
 
 // appendPlain appends the records of the whole, plain lines at the start of src
@@ -44,25 +47,40 @@ func (e *Encoder) appendPlain(dst, src []byte, s *Splitter, room int) ([]byte, i
 	return dst, n
 }
 
-// plainJSON returns how many bytes at the start of s stand in a JSON string as
-// they are, looking at eight bytes at a time. It may return less than there are,
-// but not 0 where len(s) >= 8 and the first eight are plain.
-func plainJSON(s []byte) int {
+// appendPlainJSON appends the start of s, up to the first byte that does not
+// stand in a JSON string as it is, and returns the rest. Plain are ASCII but for
+// control characters, quote and backslash.
+func appendPlainJSON(dst, s []byte) (appended, rest []byte) {
+	dst = slices.Grow(dst, len(s))
+	for len(s) >= 8 {
+		w := binary.LittleEndian.Uint64(s)
+		n := 8
+		if odd := oddBytes(w); odd != 0 {
+			n = bits.TrailingZeros64(odd) / 8
+		}
+		end := len(dst)
+		binary.LittleEndian.PutUint64(dst[end:end+8], w)
+		dst, s = dst[:end+n], s[n:]
+		if n < 8 {
+			return dst, s
+		}
+	}
+	for i, b := range s {
+		if b < ' ' || b >= utf8.RuneSelf || b == '"' || b == '\\' {
+			return dst, s[i:]
+		}
+		dst = append(dst, b)
+	}
+	return dst, nil
+}
+
+// oddBytes has the high bit set in the bytes of w that are not plain, and
+// perhaps, where a subtraction borrows, in some above the lowest of those.
+func oddBytes(w uint64) uint64 {
 	const (
 		ones  = 0x0101010101010101
 		highs = 0x80 * ones
 	)
-	n := 0
-	for ; len(s)-n >= 8; n += 8 {
-		w := binary.LittleEndian.Uint64(s[n:])
-		// A byte is not plain if it is below ' ', `"`, `\`, DEL or not ASCII.
-		// Each term has the high bit set in the bytes that it is about (and
-		// perhaps in some above them: then one looks twice).
-		quote, backslash, del := w^('"'*ones), w^('\\'*ones), w^(0x7f*ones)
-		odd := w | (w - ' '*ones) | (quote - ones) | (backslash - ones) | (del - ones)
-		if odd&highs != 0 {
-			break
-		}
-	}
-	return n
+	quote, backslash := w^('"'*ones), w^('\\'*ones)
+	return (w | (w - ' '*ones) | (quote - ones) | (backslash - ones)) & highs
 }

@@ -61,16 +61,24 @@ const jsonHead = `{"log":"`
 
 // SetTime sets the time of the records that follow.
 func (e *Encoder) SetTime(t time.Time) {
-	stamp := t.UTC().AppendFormat(make([]byte, 0, len(timeLayout)), timeLayout)
+	var buf [len(timeLayout)]byte
+	stamp := t.UTC().AppendFormat(buf[:0], timeLayout)
 	if e.Format == DockerJSON {
-		e.jsonFull = fmt.Appendf(e.jsonFull[:0], `\n","stream":"stdout","time":"%s"}`+"\n", stamp)
-		e.jsonPartial = fmt.Appendf(e.jsonPartial[:0], `","stream":"stdout","time":"%s"}`+"\n", stamp)
-		e.jsonNotice = fmt.Appendf(e.jsonNotice[:0], `\n","stream":"stderr","time":"%s"}`+"\n", stamp)
+		e.jsonFull = join(e.jsonFull, `\n","stream":"stdout","time":"`, stamp, `"}`+"\n")
+		e.jsonPartial = join(e.jsonPartial, `","stream":"stdout","time":"`, stamp, `"}`+"\n")
+		e.jsonNotice = join(e.jsonNotice, `\n","stream":"stderr","time":"`, stamp, `"}`+"\n")
 		return
 	}
-	e.full = fmt.Appendf(e.full[:0], "%s stdout F ", stamp)
-	e.partial = fmt.Appendf(e.partial[:0], "%s stdout P ", stamp)
-	e.notice = fmt.Appendf(e.notice[:0], "%s stderr F ", stamp)
+	e.full = join(e.full, "", stamp, " stdout F ")
+	e.partial = join(e.partial, "", stamp, " stdout P ")
+	e.notice = join(e.notice, "", stamp, " stderr F ")
+}
+
+// join puts a text together in the space of dst.
+func join(dst []byte, before string, stamp []byte, after string) []byte {
+	dst = append(dst[:0], before...)
+	dst = append(dst, stamp...)
+	return append(dst, after...)
 }
 
 // Append appends the record of a line to dst.
@@ -114,47 +122,34 @@ const hexDigits = "0123456789abcdef"
 // appendJSONText appends s as the inside of a JSON string. Bytes that are not
 // UTF-8 become U+FFFD, one each, as encoding/json has it.
 func appendJSONText(dst, s []byte) []byte {
-	start := 0
-	for i := 0; i < len(s); {
-		b := s[i]
-		if b < utf8.RuneSelf {
-			if b >= ' ' && b != '"' && b != '\\' && b != 0x7f {
-				i += max(1, plainJSON(s[i:]))
-				continue
-			}
-			dst = append(dst, s[start:i]...)
-			switch b {
-			case '"', '\\':
-				dst = append(dst, '\\', b)
-			case '\n':
-				dst = append(dst, '\\', 'n')
-			case '\r':
-				dst = append(dst, '\\', 'r')
-			case '\t':
-				dst = append(dst, '\\', 't')
-			default:
-				dst = append(dst, '\\', 'u', '0', '0', hexDigits[b>>4], hexDigits[b&15])
-			}
-			i++
-			start = i
-			continue
+	for {
+		dst, s = appendPlainJSON(dst, s)
+		if len(s) == 0 {
+			return dst
 		}
-		r, size := utf8.DecodeRune(s[i:])
-		if r == utf8.RuneError && size == 1 || r == '\u2028' || r == '\u2029' {
-			dst = append(dst, s[start:i]...)
-			switch r {
-			case '\u2028':
-				dst = append(dst, `\u2028`...)
-			case '\u2029':
-				dst = append(dst, `\u2029`...)
-			default:
-				dst = append(dst, `\ufffd`...)
-			}
-			start = i + size
+		r, size := utf8.DecodeRune(s)
+		switch {
+		case r == '"' || r == '\\':
+			dst = append(dst, '\\', s[0])
+		case r == '\n':
+			dst = append(dst, '\\', 'n')
+		case r == '\r':
+			dst = append(dst, '\\', 'r')
+		case r == '\t':
+			dst = append(dst, '\\', 't')
+		case r < utf8.RuneSelf:
+			dst = append(dst, '\\', 'u', '0', '0', hexDigits[r>>4], hexDigits[r&15])
+		case r == utf8.RuneError && size == 1:
+			dst = append(dst, `\ufffd`...)
+		case r == '\u2028':
+			dst = append(dst, `\u2028`...)
+		case r == '\u2029':
+			dst = append(dst, `\u2029`...)
+		default:
+			dst = append(dst, s[:size]...)
 		}
-		i += size
+		s = s[size:]
 	}
-	return append(dst, s[start:]...)
 }
 
 // incompleteRune returns how many bytes at the end of b are the beginning of a

@@ -262,12 +262,13 @@ func (f *follower) advance(buf []byte, n int) {
 // size returns how many bytes there are from the start of the file that the
 // position is in, 0 if there is none.
 func (f *follower) size() (size int64) {
-	for _, file := range []*os.File{f.file, f.next} {
+	for _, file := range [...]*os.File{f.file, f.next} {
 		if file == nil {
 			continue
 		}
-		if fi, err := file.Stat(); err == nil {
-			size += fi.Size()
+		var st unix.Stat_t
+		if err := unix.Fstat(int(file.Fd()), &st); err == nil {
+			size += st.Size
 		}
 	}
 	return size

@@ -699,3 +699,57 @@ func TestReclaim(t *testing.T) {
 		t.Errorf("the log has %d bytes, want %d", len(got), len(want))
 	}
 }
+
+// TestHugeHole is a raw log that an old QEMU has left with a hole: nobody reads
+// 5 GiB of zeros, and the log gets one line for them.
+func TestHugeHole(t *testing.T) {
+	n := newNode(t, Config{})
+	run := n.begin("a")
+	raw := n.path("raw/" + run.RawNames[0])
+	n.write("a", "before\r\n")
+	must(t, os.Truncate(raw, 5<<30))
+	n.write("a", "after\r\n")
+	start := time.Now()
+	must(t, n.manager.Drain(t.Context(), "a"))
+	if d := time.Since(start); d > patience/2 {
+		t.Errorf("it took %v", d)
+	}
+	want := fmt.Sprintf("before\n[cri-logproxy] skipped %d NUL bytes: a hole in the raw log\nafter\n", 5<<30-len("before\r\n"))
+	if got := n.everything("a.log"); got != want {
+		t.Errorf("the log is %q", got)
+	}
+}
+
+// everything is the content of all records of a log, notices included.
+func (n *node) everything(name string) string {
+	n.t.Helper()
+	b, err := os.ReadFile(n.path("pods/pod/vm/" + name))
+	must(n.t, err)
+	var all strings.Builder
+	for line := range strings.Lines(string(b)) {
+		all.WriteString(strings.SplitN(line, " ", 4)[3])
+	}
+	return all.String()
+}
+
+// TestDiskFullIsTold checks that the readers of a log hear that it stood still,
+// after the first line that could be written again.
+func TestDiskFullIsTold(t *testing.T) {
+	for _, errno := range []string{"ENOSPC", "EDQUOT", "EIO", "EROFS"} {
+		t.Run(errno, func(t *testing.T) {
+			t.Parallel()
+			disk := &faultyDisk{}
+			n := newNode(t, Config{openLog: disk.open})
+			n.begin("a")
+			must(t, disk.fail("0", errno))
+			n.write("a", "one\r\n")
+			if err := n.manager.Drain(t.Context(), "a"); !errors.Is(err, errnos[errno]) || !errors.Is(err, ErrReported) {
+				t.Errorf("drain: %v", err)
+			}
+			<-time.After(tellAfter) // the time is what this is about
+			disk.heal()
+			want := "one\n[cri-logproxy] this log could not be written for 1s: " + errnos[errno].Error()
+			eventually(t, "the notice", func() bool { return strings.HasPrefix(n.everything("a.log"), want) })
+		})
+	}
+}

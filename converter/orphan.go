@@ -32,6 +32,11 @@ func (o *output) orphaned() bool {
 	return err == nil && fi.Mode().IsRegular() && idOf(fi) != o.id
 }
 
+// mayBePutBack says that kubelet may still take back the last rotation.
+func (w *worker) mayBePutBack() bool {
+	return !w.reopened.IsZero() && time.Since(w.reopened) < undoTime
+}
+
 // adopt goes on in the file that kubelet has put back, and repeats there what
 // readers cannot see any more.
 func (w *worker) adopt() error {

@@ -13,9 +13,9 @@ import (
 // should.
 var errDiverged = errors.New("the container log does not match the raw log")
 
-// maxRecordRead bounds what replay takes for one record. Ours are far shorter,
-// also with every byte escaped.
-const maxRecordRead = 1 << 20
+// maxRecordRead bounds what replay takes for one record. Ours are shorter, also
+// with every byte escaped.
+const maxRecordRead = 256 << 10
 
 // replayer finds out how much of a raw log a container log already carries: it
 // reads the records and walks the raw bytes that they must have come from. The
@@ -30,7 +30,7 @@ type replayer struct {
 }
 
 // rawWindow is the read-ahead of a replay: more than any record is long.
-const rawWindow = 4 * maxRecordRead
+const rawWindow = 2 * maxRecordRead
 
 func newReplayer(format Format, split SplitState, raw io.Reader) *replayer {
 	return &replayer{format: format, split: split, raw: bufio.NewReaderSize(raw, rawWindow)}

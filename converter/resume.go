@@ -43,6 +43,10 @@ func (w *worker) resume(cp *Checkpoint) RawPosition {
 		return f.pos
 	}
 	w.split.SplitState = cp.Split
+	if cp.Log.ID == w.out.id && cp.Log.Offset == w.out.size {
+		return f.pos // the log carries nothing beyond it
+	}
+	w.dirty = true
 	pos, err := w.replay(f, cp)
 	if err != nil {
 		glog.Errorf("container %s: resume at byte %d of %s: %v; lines may be missing or doubled around there", w.id, pos.Offset, pos.Name, err)

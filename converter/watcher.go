@@ -17,7 +17,7 @@ const (
 	// lookInterval is the time between two looks at every followed file, for
 	// the events that inotify did not deliver: a full queue, a file system
 	// without events.
-	lookInterval = 5 * time.Second
+	lookInterval = 15 * time.Second
 	// blindInterval is the same for files that could not be watched.
 	blindInterval = 250 * time.Millisecond
 )

@@ -13,9 +13,11 @@ import (
 )
 
 const (
-	// pollInterval is the time between two reads of a raw log that is being
-	// written to. A quiet one is not polled but watched.
-	pollInterval = 10 * time.Millisecond
+	// A raw log that is being written to is read after minPoll, and then twice as
+	// long each time, up to maxPoll: QEMU writes single bytes. A quiet one is not
+	// polled but watched.
+	minPoll = 500 * time.Microsecond
+	maxPoll = 40 * time.Millisecond
 	// turnBytes bounds what a worker converts before it looks for commands.
 	turnBytes = 4 << 20
 	// checkpointInterval bounds what a replay after a crash has to walk over,
@@ -26,8 +28,8 @@ const (
 	// told.
 	tellAfter = time.Second
 
-	readSize  = 256 << 10
-	batchSize = 512 << 10
+	readSize  = 512 << 10
+	batchSize = 1 << 20
 )
 
 // Run is one attempt of one container: what is converted into what.
@@ -71,12 +73,14 @@ type worker struct {
 	safe     int64       // up to which the raw log is not needed any more
 	punched  int64       // up to which it was given back
 
-	grew     time.Time // when the raw log was last seen to grow
-	size     int64     // of the raw log, then
-	dirty    bool      // the last checkpoint is not where we are
-	saved    time.Time // when that was
-	create   bool      // a log that is not there may be made
-	noticed  string    // the last raw fault that the container log tells of
+	poll     time.Duration // the time to the next read of a busy raw log
+	lookUp   bool          // look whether the raw log has a successor: there was an event
+	grew     time.Time     // when the raw log was last seen to grow
+	size     int64         // of the raw log, then
+	dirty    bool          // the last checkpoint is not where we are
+	saved    time.Time     // when that was
+	create   bool          // a log that is not there may be made
+	noticed  string        // the last raw fault that the container log tells of
 	rawFault fault
 	logFault fault
 	cpFault  fault
@@ -206,6 +210,7 @@ func (w *worker) loop() {
 			wait = w.turn()
 		}
 		timer.Reset(wait)
+		w.lookUp = true
 		select {
 		case <-w.quit:
 			return
@@ -213,6 +218,7 @@ func (w *worker) loop() {
 			cmd.done <- cmd.do(cmd)
 		case <-w.follower.sub.C:
 		case <-timer.C:
+			w.lookUp = false
 		}
 	}
 }
@@ -233,11 +239,13 @@ func (w *worker) turn() time.Duration {
 			if w.follower.pos.Offset < size && size-w.follower.pos.Offset > int64(w.split.MaxPending()) {
 				return 0 // there is more than a turn's work
 			}
-			return pollInterval
+			w.poll = min(max(2*w.poll, minPoll), maxPoll)
+			return w.poll
 		}
 		if armed {
 			break
 		}
+		w.poll, w.lookUp = 0, true
 		if err := w.follower.arm(); err != nil {
 			// Not told twice: the slow look sees to it.
 			glog.V(1).Infof("watch the raw log of container %s: %v", w.id, err)
@@ -264,7 +272,7 @@ func (w *worker) pendingText() bool { return w.follower.pos.Offset < w.size }
 func (w *worker) convert(flush Flush) (wait time.Duration, err error) {
 	b := bufferPool.Get().(*buffers)
 	defer bufferPool.Put(b)
-	if w.out.orphaned() {
+	if w.mayBePutBack() && w.out.orphaned() {
 		if err := w.adopt(); err != nil {
 			return w.logFailed(err)
 		}
@@ -312,6 +320,9 @@ func (w *worker) convert(flush Flush) (wait time.Duration, err error) {
 			continue
 		}
 		if next == nil {
+			if !w.lookUp {
+				return 0, nil
+			}
 			s, ok := w.follower.successor()
 			if !ok {
 				return 0, nil
@@ -529,7 +540,7 @@ func (w *worker) greet() {
 func (w *worker) maybeCheckpoint() time.Duration {
 	if !w.dirty {
 		w.reclaim()
-		if w.before != nil && time.Since(w.reopened) < undoTime {
+		if w.mayBePutBack() {
 			return undoLook
 		}
 		return forever

@@ -92,14 +92,14 @@ func convertOnce(ctx context.Context, b *bench, format converter.Format, raw str
 	if err != nil {
 		return c, err
 	}
-	if err := os.Link(raw, v.raw); err != nil {
+	if err := v.begin(ctx); err != nil { // waits for the disk
 		return c, err
 	}
 	var before, after runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&before)
 	start := time.Now()
-	if err := v.begin(ctx); err != nil {
+	if err := os.Link(raw, v.raw); err != nil {
 		return c, err
 	}
 	if err := m.Drain(ctx, "vm"); err != nil {

@@ -4,10 +4,14 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"runtime"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nxadm/tail"
+	"golang.org/x/sys/unix"
 
 	"github.com/cri-logproxy/cri-logproxy/converter"
 )
@@ -107,40 +111,59 @@ func tailLatencies(b *bench) ([]time.Duration, error) {
 	return took, err
 }
 
-// latencies writes lines to a quiet raw log and waits for each to be in the
-// log.
+// latencies has lines written to a quiet raw log, each when the record of the
+// one before is in the log, and returns how long that took each time. Another
+// process does it, woken by the record's write: one that looked all the time
+// would keep the follower from a core. What it takes to wake it counts, too.
 func latencies(rawPath, logPath string) ([]time.Duration, error) {
-	raw, err := os.OpenFile(rawPath, os.O_WRONLY|os.O_APPEND, 0o600)
+	cmd, err := child("write-lines", rawPath, logPath)
 	if err != nil {
 		return nil, err
 	}
-	defer raw.Close()
-	log, err := os.Open(logPath)
+	out, err := cmd.Output()
 	if err != nil {
 		return nil, err
 	}
-	defer log.Close()
 	var took []time.Duration
-	for i := range latencySamples {
-		time.Sleep(quiet)
-		before, err := log.Stat()
+	for line := range strings.Lines(string(out)) {
+		ns, err := strconv.ParseInt(strings.TrimSpace(line), 10, 64)
 		if err != nil {
 			return nil, err
 		}
-		start := time.Now()
-		if _, err := fmt.Fprintf(raw, "line %d of a quiet VM\r\n", i); err != nil {
-			return nil, err
-		}
-		for {
-			now, err := log.Stat()
-			if err != nil {
-				return nil, err
-			}
-			if now.Size() > before.Size() {
-				break
-			}
-		}
-		took = append(took, time.Since(start))
+		took = append(took, time.Duration(ns))
 	}
 	return took, nil
+}
+
+// writeLines is the child of latencies. It prints nanoseconds.
+func writeLines(args []string) error {
+	if len(args) != 2 {
+		return fmt.Errorf("want RAW LOG, have %q", args)
+	}
+	raw, err := os.OpenFile(args[0], os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	defer raw.Close()
+	runtime.LockOSThread()
+	events, err := unix.InotifyInit1(unix.IN_CLOEXEC)
+	if err != nil {
+		return err
+	}
+	if _, err := unix.InotifyAddWatch(events, args[1], unix.IN_MODIFY); err != nil {
+		return err
+	}
+	event := make([]byte, 4096)
+	for i := range latencySamples {
+		time.Sleep(quiet)
+		start := time.Now()
+		if _, err := fmt.Fprintf(raw, "line %d of a quiet VM\r\n", i); err != nil {
+			return err
+		}
+		if _, err := unix.Read(events, event); err != nil {
+			return err
+		}
+		fmt.Println(time.Since(start).Nanoseconds())
+	}
+	return nil
 }

@@ -35,6 +35,7 @@ var figures = []struct {
 // and memory are not ours.
 var children = map[string]func(args []string) error{
 	"write-bytes": writeBytes,
+	"write-lines": writeLines,
 	"write-flood": writeFlood,
 	"idle":        idleChild,
 }

@@ -27,7 +27,8 @@ func newManager(b *bench, name string, format converter.Format) (*converter.Mana
 		}
 	}
 	m, err := converter.NewManager(converter.Config{
-		RawRoot: filepath.Join(dir, "raw"), LogRoot: filepath.Join(dir, "pods"), StateDir: filepath.Join(dir, "state"),
+		RawRetain: -1, // the raw logs are read again
+		RawRoot:   filepath.Join(dir, "raw"), LogRoot: filepath.Join(dir, "pods"), StateDir: filepath.Join(dir, "state"),
 		Format: format,
 	})
 	return m, dir, err
