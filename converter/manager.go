@@ -43,6 +43,7 @@ type Config struct {
 // called from any goroutine.
 type Manager struct {
 	cfg         Config
+	buffers     bufferPools
 	watcher     *watcher
 	checkpoints checkpoints
 
@@ -106,7 +107,7 @@ func (m *Manager) begin(ctx context.Context, run Run, create bool) error {
 	}
 	// Nothing that is asked of a new worker comes before its Run.
 	begun := make(chan error, 1)
-	m.workers[run.ContainerID] = startWorker(&m.cfg, m.watcher, m.checkpoints, run.ContainerID, func(w *worker) {
+	m.workers[run.ContainerID] = startWorker(&m.cfg, &m.buffers, m.watcher, m.checkpoints, run.ContainerID, func(w *worker) {
 		begun <- w.begin(ctx, run, create)
 	})
 	m.mu.Unlock()

@@ -1,12 +1,9 @@
 package converter
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/golang/glog"
@@ -27,9 +24,6 @@ const (
 	// tellAfter is how long a log must have stood still for its readers to be
 	// told.
 	tellAfter = time.Second
-
-	readSize  = 512 << 10
-	batchSize = 1 << 20
 )
 
 // Run is one attempt of one container: what is converted into what.
@@ -53,6 +47,7 @@ type Run struct {
 // its fields belong to its goroutine.
 type worker struct {
 	cfg         *Config
+	buffers     *bufferPools
 	watcher     *watcher
 	checkpoints checkpoints
 	id          string
@@ -86,57 +81,13 @@ type worker struct {
 	cpFault  fault
 }
 
-// command is something that the worker's goroutine does for somebody who waits.
-type command struct {
-	do   func(*command) error
-	done chan error
-	// state is open, then taken back by who waits, or committed by the worker,
-	// whoever is first.
-	state atomic.Int32
-}
-
-const (
-	commandOpen = iota
-	commandTakenBack
-	commandCommitted
-)
-
-// commit says that who waits will hear how the command ends. It is false if he
-// has given up.
-func (c *command) commit() bool {
-	return c.state.CompareAndSwap(commandOpen, commandCommitted)
-}
-
 // ErrNotConverting says that nothing is converted for a container.
 var ErrNotConverting = errors.New("no converter runs for this container")
 
-var (
-	errStopped = errors.New("the converter has stopped")
-	errGivenUp = errors.New("nobody waits any more")
-)
-
-// ErrReported marks an error that the converter has logged itself, and will not
-// log again until it is over.
-var ErrReported = errors.New("reported before")
-
-// reported marks err so. Its text stays.
-func reported(err error) error { return reportedError{err} }
-
-type reportedError struct{ error }
-
-func (e reportedError) Unwrap() []error { return []error{e.error, ErrReported} }
-
-// buffers are shared by all workers: only a busy one needs some.
-type buffers struct{ raw, batch []byte }
-
-var bufferPool = sync.Pool{New: func() any {
-	return &buffers{raw: make([]byte, tailLength+readSize), batch: make([]byte, 0, batchSize+batchSize/4)}
-}}
-
 // startWorker starts a worker. The first thing that it does is first.
-func startWorker(cfg *Config, w *watcher, cps checkpoints, id string, first func(*worker)) *worker {
+func startWorker(cfg *Config, pools *bufferPools, w *watcher, cps checkpoints, id string, first func(*worker)) *worker {
 	wk := &worker{
-		cfg: cfg, watcher: w, checkpoints: cps, id: id,
+		cfg: cfg, buffers: pools, watcher: w, checkpoints: cps, id: id,
 		commands: make(chan *command),
 		quit:     make(chan struct{}),
 		done:     make(chan struct{}),
@@ -150,46 +101,6 @@ func startWorker(cfg *Config, w *watcher, cps checkpoints, id string, first func
 		wk.loop()
 	}()
 	return wk
-}
-
-// do has the worker's goroutine call fn. When ctx ends first, fn may still be
-// called or go on.
-func (w *worker) do(ctx context.Context, fn func() error) error {
-	return w.send(ctx, func(*command) error { return fn() })
-}
-
-// send is do for a fn that can commit: then its result is waited for, though ctx
-// ends.
-func (w *worker) send(ctx context.Context, fn func(*command) error) error {
-	cmd := &command{do: fn, done: make(chan error, 1)}
-	select {
-	case w.commands <- cmd:
-	case <-w.done:
-		return errStopped
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	select {
-	case err := <-cmd.done:
-		return err
-	case <-ctx.Done():
-		if cmd.state.CompareAndSwap(commandOpen, commandTakenBack) {
-			return ctx.Err()
-		}
-		return <-cmd.done
-	}
-}
-
-// stop ends the worker. It writes nothing any more, but for what it is in the
-// middle of. It waits for the worker until ctx ends: a disk may hang.
-func (w *worker) stop(ctx context.Context) error {
-	close(w.quit)
-	select {
-	case <-w.done:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("the converter hangs: %w", ctx.Err())
-	}
 }
 
 const forever = time.Duration(1<<63 - 1)
@@ -270,8 +181,8 @@ func (w *worker) pendingText() bool { return w.follower.pos.Offset < w.size }
 // raw log's end or turnBytes are reached. The error has been reported; wait is
 // how long to leave it alone.
 func (w *worker) convert(flush Flush) (wait time.Duration, err error) {
-	b := bufferPool.Get().(*buffers)
-	defer bufferPool.Put(b)
+	b := w.buffers.get(w.follower.size() - w.follower.pos.Offset)
+	defer b.put()
 	if w.mayBePutBack() && w.out.orphaned() {
 		if err := w.adopt(); err != nil {
 			return w.logFailed(err)
@@ -299,7 +210,7 @@ func (w *worker) convert(flush Flush) (wait time.Duration, err error) {
 		}
 		w.rawFault.clear()
 		w.noticed = ""
-		atEnd := len(data) < readSize
+		atEnd := len(data) < len(b.raw)-tailLength
 		f := FlushNone
 		if atEnd {
 			f = flush
@@ -377,9 +288,9 @@ func (w *worker) convertData(b *buffers, data []byte, flush Flush) (total int, e
 	for done := false; !done; {
 		before := w.split.SplitState
 		batch, n := b.batch[:0], 0
-		for len(batch) < batchSize {
+		for len(batch) < b.full {
 			var plain int
-			batch, plain = w.out.encoder.appendPlain(batch, data[total+n:], &w.split, batchSize)
+			batch, plain = w.out.encoder.appendPlain(batch, data[total+n:], &w.split, b.full)
 			n += plain
 			line, k, ok := w.split.Next(data[total+n:], flush)
 			n += k
@@ -419,47 +330,6 @@ func (w *worker) breakLine(b *buffers) error {
 		w.split.SplitState = before
 	}
 	return err
-}
-
-// notice writes a line in our own name.
-func (w *worker) notice(text string) error {
-	if err := w.breakLine(&buffers{}); err != nil {
-		return err
-	}
-	w.out.setTime(time.Now())
-	_, err := w.out.write(w.out.encoder.AppendNotice(nil, text))
-	w.dirty = true
-	return err
-}
-
-func (w *worker) logFailed(err error) (time.Duration, error) {
-	return w.logFault.set(err), err
-}
-
-// logWorks notes that the container log can be written. Its readers are told if
-// it could not be for long: the times of the records that follow are not those
-// of their output.
-func (w *worker) logWorks() {
-	lasted, cause := w.logFault.clear()
-	if lasted < tellAfter {
-		return
-	}
-	text := fmt.Sprintf("this log could not be written for %v: %s; nothing is missing, but what follows came up to that much earlier", lasted.Round(time.Second), cause)
-	if err := w.notice(text); err != nil {
-		w.logFault.set(err)
-	}
-}
-
-// rawFailed reports err also to those who read the container log: they miss
-// something.
-func (w *worker) rawFailed(err error) (time.Duration, error) {
-	wait := w.rawFault.set(err)
-	if text := fmt.Sprintf("the console output is missing from here on: %v", err); w.noticed != text {
-		if w.notice(text) == nil {
-			w.noticed = text
-		}
-	}
-	return wait, err
 }
 
 // drain converts everything that the raw log holds now.
@@ -523,83 +393,4 @@ func (w *worker) reopen(cmd *command) error {
 	w.checkpointNow()
 	glog.V(2).Infof("container %s: reopened %s", w.id, w.out.path())
 	return nil
-}
-
-// greet writes the notice that a Run begins each of its files with.
-func (w *worker) greet() {
-	if w.run.Notice == "" || w.out.size > 0 {
-		return
-	}
-	if err := w.notice(w.run.Notice); err != nil {
-		w.logFault.set(err)
-	}
-}
-
-// maybeCheckpoint saves a checkpoint when one is due, and returns when to come
-// back.
-func (w *worker) maybeCheckpoint() time.Duration {
-	if !w.dirty {
-		w.reclaim()
-		if w.mayBePutBack() {
-			return undoLook
-		}
-		return forever
-	}
-	if wait := checkpointInterval - time.Since(w.saved); wait > 0 {
-		return wait
-	}
-	if err := w.checkpoint(false); err != nil {
-		return w.cpFault.set(err)
-	}
-	w.reclaim()
-	return checkpointInterval
-}
-
-// checkpointNow saves a checkpoint that the next steps rely on for the case of a
-// crash.
-func (w *worker) checkpointNow() {
-	if err := w.checkpoint(false); err != nil {
-		w.cpFault.set(err)
-	}
-}
-
-// checkpoint saves where the worker stands, if that has changed.
-func (w *worker) checkpoint(durable bool) error {
-	if w.out.file == nil {
-		return nil // the last one still says where we are
-	}
-	if len(w.out.rest) > 0 {
-		return nil // not all that is taken is in the log
-	}
-	if !w.dirty && !durable {
-		return nil
-	}
-	w.saved = time.Now()
-	cp := w.position()
-	if w.before != nil && (time.Since(w.reopened) > undoTime || cp.Raw.ID != w.before.Raw.ID || cp.Raw.Offset-w.before.Raw.Offset > undoBytes) {
-		w.before = nil
-	}
-	cp.Before = w.before
-	if err := w.checkpoints.save(w.id, cp, durable); err != nil {
-		return fmt.Errorf("save checkpoint: %w", err)
-	}
-	w.dirty = false
-	w.cpFault.clear()
-	w.safe = cp.Raw.Offset
-	if w.before != nil {
-		w.safe = w.before.Raw.Offset
-	}
-	return nil
-}
-
-// position is where the worker stands. The result does not change with it.
-func (w *worker) position() *Checkpoint {
-	raw := w.follower.pos
-	raw.Tail = bytes.Clone(raw.Tail)
-	return &Checkpoint{
-		Raw:   raw,
-		Log:   LogPosition{Path: w.out.path(), ID: w.out.id, Offset: w.out.size},
-		Split: w.split.SplitState,
-		Time:  w.out.last,
-	}
 }

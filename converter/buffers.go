@@ -1,0 +1,38 @@
+package converter
+
+import "sync"
+
+// buffers are what a worker needs while it converts. They are shared by all
+// workers, and small unless there is much to do: a thousand workers may wait for
+// the same disk.
+type buffers struct {
+	raw   []byte // of a read, behind the tail of the position
+	batch []byte // of records, for one write
+	full  int    // when a batch is written; it has room for one record more
+	pool  *sync.Pool
+}
+
+const (
+	smallRead, largeRead   = 64 << 10, 512 << 10
+	smallBatch, largeBatch = 128 << 10, 1 << 20
+	// recordRoom is more than one record takes, also in JSON.
+	recordRoom = 128 << 10
+)
+
+// bufferPools are the buffers of a Manager's workers. The zero value is ready.
+type bufferPools struct{ small, large sync.Pool }
+
+// get returns buffers for a backlog of that many bytes. The caller puts them
+// back.
+func (p *bufferPools) get(backlog int64) *buffers {
+	pool, read, batch := &p.small, smallRead, smallBatch
+	if backlog >= smallRead {
+		pool, read, batch = &p.large, largeRead, largeBatch
+	}
+	if b, ok := pool.Get().(*buffers); ok {
+		return b
+	}
+	return &buffers{raw: make([]byte, tailLength+read), batch: make([]byte, 0, batch+recordRoom), full: batch, pool: pool}
+}
+
+func (b *buffers) put() { b.pool.Put(b) }
