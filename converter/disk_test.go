@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -127,5 +129,62 @@ func TestDiskFullIsTold(t *testing.T) {
 			want := regexp.MustCompile("^one\n\\[cri-logproxy\\] this log could not be written for [1-3]s: " + errnos[errno].Error())
 			eventually(t, "the notice", func() bool { return want.MatchString(n.everything("a.log")) })
 		})
+	}
+}
+
+// TestBacklogFaults has a large backlog converted by a disk that fails at random
+// bytes, and is rotated, put back and killed meanwhile.
+func TestBacklogFaults(t *testing.T) {
+	disk := &faultyDisk{}
+	n := newNode(t, Config{openLog: disk.open})
+	run := n.begin("a")
+	var raw, want strings.Builder
+	for i := 0; raw.Len() < 24<<20; i++ {
+		line := fmt.Sprintf("line %07d %s", i, strings.Repeat("y", i%150))
+		if i%5000 == 0 {
+			line += strings.Repeat("\x1b[0m", 10_000) // several records, the slow way
+		}
+		raw.WriteString(line + "\r\n")
+		want.WriteString(line + "\n")
+	}
+	var text strings.Builder
+	check := func(name string) {
+		text.WriteString(n.text(name))
+		must(t, os.Remove(n.path("pods/pod/vm/"+name)))
+	}
+	log := n.path("pods/pod/vm/a.log")
+	must(t, os.WriteFile(n.path("raw/"+run.RawNames[0]), []byte(raw.String()), 0o600))
+	for i := range 12 {
+		must(t, disk.fail(strconv.Itoa(rand.IntN(3<<20)), "ENOSPC"))
+		if err := n.manager.Drain(t.Context(), "a"); err == nil {
+			break // all is through
+		}
+		disk.heal()
+		switch i % 3 {
+		case 0:
+			n.manager.abandon()
+			n.start()
+			must(t, n.manager.Resume(t.Context(), run))
+		case 1:
+			rotated := fmt.Sprintf("a.log.%d", i)
+			must(t, os.Rename(log, n.path("pods/pod/vm/"+rotated)))
+			must(t, n.manager.Reopen(t.Context(), "a"))
+			check(rotated)
+		}
+	}
+	disk.heal()
+	must(t, n.manager.Drain(t.Context(), "a"))
+	check("a.log")
+	// A rotation ends a line that is open. All else must be as it was written.
+	lines := func(s string) string { return strings.ReplaceAll(s, "\n", "") }
+	if extra := strings.Count(text.String(), "\n") - strings.Count(want.String(), "\n"); extra < 0 || extra > 4 {
+		t.Errorf("%d line ends more than written, with 4 rotations", extra)
+	}
+	if got, want := lines(text.String()), lines(want.String()); got != want {
+		i := 0
+		for i < min(len(got), len(want)) && got[i] == want[i] {
+			i++
+		}
+		t.Errorf("%d bytes, want %d; they part at byte %d: %.200q", len(got), len(want), i, got[max(0, i-50):])
 	}
 }
