@@ -17,7 +17,7 @@ import (
 
 const (
 	many        = 1000
-	idleSeconds = 15
+	idleSeconds = 30
 )
 
 // idle measures what 1,000 followed VMs cost that write nothing. It is done in
@@ -56,7 +56,7 @@ func idleChild(args []string) error {
 	if err := beginMany(ctx, m, dir); err != nil {
 		return err
 	}
-	time.Sleep(3 * time.Second) // until all are quiet, and their checkpoints saved
+	time.Sleep(6 * time.Second) // until all are quiet, and their checkpoints saved
 	debug.FreeOSMemory()
 	after, err := procStatus("VmRSS")
 	if err != nil {
