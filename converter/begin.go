@@ -112,5 +112,5 @@ func (w *worker) leave(ctx context.Context) (*Checkpoint, error) {
 func (w *worker) setFollower(run Run, pos RawPosition) {
 	w.follower.close()
 	w.follower = newFollower(w.watcher, w.cfg.RawRoot, run, pos)
-	w.punched = 0
+	w.given = space{}
 }

@@ -188,3 +188,30 @@ func TestBacklogFaults(t *testing.T) {
 		t.Errorf("%d bytes, want %d; they part at byte %d: %.200q", len(got), len(want), i, got[max(0, i-50):])
 	}
 }
+
+// TestReclaimWaitsForStart begins an attempt whose raw log still holds the one
+// before: giving that back would look like the start of the VM.
+func TestReclaimWaitsForStart(t *testing.T) {
+	n := newNode(t, Config{RawRetain: 4096})
+	run := n.begin("a")
+	n.write("a", strings.Repeat("boot 0\r\n", 400_000))
+	must(t, n.manager.Drain(t.Context(), "a"))
+	run.LogName = "pod/vm/1.log"
+	must(t, n.manager.Begin(t.Context(), run))
+	look := func() {
+		w := n.manager.worker("a")
+		must(t, w.do(t.Context(), func() error { w.checkpointNow(); w.reclaim(); return nil }))
+		must(t, n.manager.Drain(t.Context(), "a"))
+	}
+	look()
+	if got := n.everything("1.log"); got != "" {
+		t.Errorf("before the VM starts: %.100q", got)
+	}
+	must(t, os.Truncate(n.path("raw/"+run.RawNames[0]), 0))
+	n.write("a", strings.Repeat("boot 1\r\n", 500_000))
+	must(t, n.manager.Drain(t.Context(), "a"))
+	look()
+	if got := n.everything("1.log"); got != strings.Repeat("boot 1\n", 500_000) {
+		t.Errorf("the second boot has %d bytes and begins %.100q", len(got), got)
+	}
+}

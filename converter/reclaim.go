@@ -17,20 +17,50 @@ const (
 	blockSize = 4096
 )
 
+// space says how far one raw log may be given back, and how far it is.
+type space struct {
+	id            fileID
+	safe, punched int64
+}
+
+// mayGive notes what a checkpoint that was saved makes superfluous. Nothing is
+// while the content is of the Run before: giving it back would look like the
+// start of the VM.
+func (w *worker) mayGive(cp *Checkpoint) {
+	if cp.Raw.Stale != 0 {
+		w.given = space{}
+		return
+	}
+	if w.given.id != cp.Raw.ID {
+		w.given = space{id: cp.Raw.ID}
+	}
+	w.given.safe = cp.Raw.Offset
+	if cp.Before != nil {
+		w.given.safe = cp.Before.Raw.Offset
+	}
+}
+
 // reclaim gives the blocks of converted bytes back to the file system. Sizes,
 // offsets and the writer's descriptor stay as they are: the bytes become a hole
 // (fallocate(2), FALLOC_FL_PUNCH_HOLE). Only what the last saved checkpoint
 // covers goes.
 func (w *worker) reclaim() {
-	limit := w.safe - w.cfg.RawRetain
-	limit -= limit % blockSize
-	if w.cfg.RawRetain < 0 || w.follower.file == nil || limit-w.punched < reclaimStep {
+	g := &w.given
+	if w.cfg.RawRetain < 0 || w.follower.file == nil || g.id != w.follower.pos.ID {
 		return
 	}
-	err := w.punch(w.punched, limit-w.punched)
-	w.punched = limit
+	limit := min(g.safe, w.follower.pos.Offset) - w.cfg.RawRetain
+	limit -= limit % blockSize
+	if limit-g.punched < reclaimStep {
+		return
+	}
+	if same, err := w.follower.tailIsThere(); err != nil || !same {
+		return // it was truncated just now: what is there is new
+	}
+	err := w.punch(g.punched, limit-g.punched)
+	g.punched = limit
 	if err != nil {
-		w.punched = 1 << 62 // not for this file
+		g.punched = 1 << 62 // not for this file
 		glog.V(1).Infof("container %s: the raw log's disk space cannot be given back: %v", w.id, err)
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
+	"time"
 
 	"github.com/golang/glog"
 )
@@ -107,21 +109,54 @@ func (w *worker) replayLogs(r *replayer, from LogPosition) error {
 // findLog opens the rotated container log with the given identity, nil if there
 // is none.
 func (w *worker) findLog(id fileID) logFile {
-	names, _ := filepath.Glob(w.out.path() + ".*") // a pattern that is none finds nothing, which is told
-	for _, name := range names {
-		fi, err := os.Lstat(name)
-		if err != nil || idOf(fi) != id || !fi.Mode().IsRegular() {
-			continue
-		}
-		rel, err := filepath.Rel(w.cfg.LogRoot, name)
-		if err != nil {
-			continue
-		}
+	if rel := w.rotatedLog(id); rel != "" {
 		if f, err := openBeneath(w.cfg.LogRoot, rel, os.O_RDONLY, 0); err == nil {
 			return f
 		}
 	}
 	return nil
+}
+
+// rotatedLog returns the path, below LogRoot, of the rotated container log with
+// the given identity; "" if there is none.
+func (w *worker) rotatedLog(id fileID) string {
+	dir, base := filepath.Split(w.out.path())
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return ""
+	}
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), base+".") || !e.Type().IsRegular() {
+			continue
+		}
+		if fi, err := e.Info(); err == nil && idOf(fi) == id {
+			return filepath.Join(filepath.Dir(w.out.rel), e.Name())
+		}
+	}
+	return ""
+}
+
+// finishRotated ends what an earlier process has left at the end of the log that
+// kubelet has renamed: a torn record, an open line. It comes before the new log
+// is made, at which followers leave the old one.
+func (w *worker) finishRotated() error {
+	cp, err := w.checkpoints.load(w.id)
+	if err != nil || cp == nil || cp.Log.Path != w.out.path() {
+		return err
+	}
+	rel := w.rotatedLog(cp.Log.ID)
+	if rel == "" {
+		return nil
+	}
+	old := output{root: w.cfg.LogRoot, rel: rel, format: w.cfg.Format, open: w.cfg.openLog}
+	if err := old.openFile(false); err != nil {
+		return err
+	}
+	if old.openLine {
+		old.setTime(time.Now())
+		_, err = old.write(old.encoder.Append(nil, Line{}))
+	}
+	return errors.Join(err, old.close())
 }
 
 // rawRest is a raw log from the file that a position is in to the newest one.

@@ -56,10 +56,7 @@ func (w *worker) checkpoint(durable bool) error {
 	}
 	w.dirty = false
 	w.cpFault.clear()
-	w.safe = cp.Raw.Offset
-	if w.before != nil {
-		w.safe = w.before.Raw.Offset
-	}
+	w.mayGive(cp)
 	return nil
 }
 

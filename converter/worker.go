@@ -65,8 +65,7 @@ type worker struct {
 
 	before   *Checkpoint // where the log before the last reopen ended
 	reopened time.Time   // when that was
-	safe     int64       // up to which the raw log is not needed any more
-	punched  int64       // up to which it was given back
+	given    space       // what is, and may be, given back of the raw log
 
 	poll     time.Duration // the time to the next read of a busy raw log
 	lookUp   bool          // look whether the raw log has a successor: there was an event
@@ -272,7 +271,7 @@ func (w *worker) restart(b *buffers) error {
 		return err
 	}
 	w.split.SplitState = SplitState{}
-	w.restarted, w.dirty, w.punched = false, true, 0
+	w.restarted, w.dirty, w.given = false, true, space{}
 	w.checkpointNow() // a replay must not look for the new content in the old
 	return nil
 }
@@ -366,6 +365,9 @@ func (w *worker) reopen(cmd *command) error {
 	if w.out.file == nil {
 		if !cmd.commit() {
 			return errGivenUp
+		}
+		if err := w.finishRotated(); err != nil {
+			glog.Errorf("container %s: end the log that was rotated: %v", w.id, err)
 		}
 		if err := w.openLog(true); err != nil {
 			return fmt.Errorf("reopen container log: %w", err)

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -83,7 +84,7 @@ func run(ctx context.Context, proxy string, out io.Writer) (err error) {
 	var proxyLog lockedBuffer
 	n, err := node.Start(ctx, node.Options{Proxy: proxy, ProxyArgs: []string{"-v=1"}, ProxyLog: &proxyLog})
 	if err != nil {
-		return fmt.Errorf("start the node: %w\n%s", err, proxyLog.Bytes())
+		return errors.New(strings.TrimSpace(fmt.Sprintf("start the node: %v\n%s", err, proxyLog.Bytes())))
 	}
 	defer func() {
 		if err != nil && ctx.Err() == nil {
