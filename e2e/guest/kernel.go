@@ -64,17 +64,19 @@ func fetchKernel(ctx context.Context, dir, dst string) error {
 	if err != nil {
 		return err
 	}
-	pkg, err := kernelPackage(ctx)
-	if err != nil {
-		return err
-	}
 	tmp, err := os.MkdirTemp(dir, "fetch")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(tmp)
-	if _, err := run(ctx, tmp, "apt-get", "download", "-qq", pkg); err != nil {
-		return err
+	if err := download(ctx, tmp); err != nil {
+		// The lists are missing, or older than the archive.
+		if _, updateErr := run(ctx, "", "apt-get", "update", "-qq"); updateErr != nil {
+			return errors.Join(err, updateErr)
+		}
+		if err := download(ctx, tmp); err != nil {
+			return err
+		}
 	}
 	deb, err := only(filepath.Join(tmp, "*.deb"))
 	if err != nil {
@@ -88,6 +90,16 @@ func fetchKernel(ctx context.Context, dir, dst string) error {
 		return err
 	}
 	return fsutil.CopyFile(dst, image, 0o644)
+}
+
+// download puts the kernel's package into dir.
+func download(ctx context.Context, dir string) error {
+	pkg, err := kernelPackage(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = run(ctx, dir, "apt-get", "download", "-qq", pkg)
+	return err
 }
 
 // kernelPackage returns the versioned package that the meta package names.
