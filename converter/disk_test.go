@@ -23,14 +23,14 @@ func TestDrainDeadline(t *testing.T) {
 	n.begin("a")
 	line := strings.Repeat("x", 4999) + "\n"
 	want := strings.Repeat(line, 4_000)
+	release := disk.hang()
 	n.write("a", want)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 	defer cancel()
-	start := time.Now()
-	err := n.manager.Drain(ctx, "a")
-	if d := time.Since(start); !errors.Is(err, context.DeadlineExceeded) || d > 5*time.Second {
-		t.Errorf("Drain with a deadline: %v after %v", err, d)
+	if err := n.manager.Drain(ctx, "a"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Drain with a deadline, and a disk that hangs: %v", err)
 	}
+	release()
 	must(t, n.manager.Drain(t.Context(), "a"))
 	n.expectText("a.log", want)
 

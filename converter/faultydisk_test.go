@@ -7,7 +7,7 @@ import (
 	"syscall"
 )
 
-// faultyDisk opens container logs whose writes fail on demand. It shows what a
+// faultyDisk opens container logs whose writes fail, or hang, on demand. It shows what a
 // real full disk does only by chance: a write cut short at a given byte.
 type faultyDisk struct {
 	mu    sync.Mutex
@@ -35,6 +35,12 @@ func (d *faultyDisk) heal() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.err = nil
+}
+
+// hang has every write hang until release is called.
+func (d *faultyDisk) hang() (release func()) {
+	d.mu.Lock()
+	return d.mu.Unlock
 }
 
 func (d *faultyDisk) open(root, rel string, flag int) (logFile, error) {

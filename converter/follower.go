@@ -355,14 +355,26 @@ func (f *follower) arm() error {
 		return nil
 	}
 	dir := filepath.Join(f.root, filepath.Dir(f.names[0]))
-	err := f.watcher.watchDir(f.sub, dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		err = f.watcher.watchDir(f.sub, f.root) // until the directory is made
-	}
+	err := f.watchDir(dir)
 	if f.file != nil {
 		err = errors.Join(err, f.watcher.armFile(f.sub, f.latest()))
 	}
 	return err
+}
+
+// watchDir watches the raw log's directory, or where it will be made.
+func (f *follower) watchDir(dir string) error {
+	for {
+		err := f.watcher.watchDir(f.sub, dir)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		err = f.watcher.watchDir(f.sub, f.root)
+		if _, statErr := os.Stat(dir); err != nil || statErr != nil {
+			return err
+		}
+		// It was made between the two: no event will tell.
+	}
 }
 
 func (f *follower) saw(file *os.File, size int64) {

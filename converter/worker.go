@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/golang/glog"
@@ -139,7 +140,8 @@ func (w *worker) turn() time.Duration {
 	if !w.hasLog() {
 		return undoLook
 	}
-	for armed := false; ; armed = true {
+	armed, watched := false, (*os.File)(nil)
+	for {
 		if wait, err := w.convert(FlushNone); err != nil {
 			return wait
 		}
@@ -152,9 +154,12 @@ func (w *worker) turn() time.Duration {
 			w.poll = min(max(2*w.poll, minPoll), maxPoll)
 			return w.poll
 		}
-		if armed {
+		if armed && watched == w.follower.latest() {
 			break
 		}
+		// What came before the watch, or with a file that is not the watched one,
+		// no event tells: look again.
+		armed, watched = true, w.follower.latest()
 		w.poll, w.lookUp = 0, true
 		if err := w.follower.arm(); err != nil {
 			// Not told twice: the slow look sees to it.
