@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"math/bits"
-	"slices"
 	"unicode/utf8"
 )
 
@@ -47,31 +46,27 @@ func (e *Encoder) appendPlain(dst, src []byte, s *Splitter, room int) ([]byte, i
 	return dst, n
 }
 
-// appendPlainJSON appends the start of s, up to the first byte that does not
-// stand in a JSON string as it is, and returns the rest. Plain are ASCII but for
-// control characters, quote and backslash.
-func appendPlainJSON(dst, s []byte) (appended, rest []byte) {
-	dst = slices.Grow(dst, len(s))
-	for len(s) >= 8 {
-		w := binary.LittleEndian.Uint64(s)
-		n := 8
-		if odd := oddBytes(w); odd != 0 {
-			n = bits.TrailingZeros64(odd) / 8
-		}
-		end := len(dst)
-		binary.LittleEndian.PutUint64(dst[end:end+8], w)
-		dst, s = dst[:end+n], s[n:]
-		if n < 8 {
-			return dst, s
+// plainJSON returns how many bytes at the start of s stand in a JSON string as
+// they are: ASCII but for control characters, quote and backslash.
+func plainJSON(s []byte) (n int) {
+	for ; len(s)-n >= 32; n += 32 {
+		b := s[n : n+32]
+		if oddBytes(binary.LittleEndian.Uint64(b))|oddBytes(binary.LittleEndian.Uint64(b[8:]))|
+			oddBytes(binary.LittleEndian.Uint64(b[16:]))|oddBytes(binary.LittleEndian.Uint64(b[24:])) != 0 {
+			break
 		}
 	}
-	for i, b := range s {
-		if b < ' ' || b >= utf8.RuneSelf || b == '"' || b == '\\' {
-			return dst, s[i:]
+	for ; len(s)-n >= 8; n += 8 {
+		if odd := oddBytes(binary.LittleEndian.Uint64(s[n:])); odd != 0 {
+			return n + bits.TrailingZeros64(odd)/8
 		}
-		dst = append(dst, b)
 	}
-	return dst, nil
+	for ; n < len(s); n++ {
+		if b := s[n]; b < ' ' || b >= utf8.RuneSelf || b == '"' || b == '\\' {
+			break
+		}
+	}
+	return n
 }
 
 // oddBytes has the high bit set in the bytes of w that are not plain, and

@@ -123,7 +123,8 @@ const hexDigits = "0123456789abcdef"
 // UTF-8 become U+FFFD, one each, as encoding/json has it.
 func appendJSONText(dst, s []byte) []byte {
 	for {
-		dst, s = appendPlainJSON(dst, s)
+		n := plainJSON(s)
+		dst, s = append(dst, s[:n]...), s[n:]
 		if len(s) == 0 {
 			return dst
 		}
