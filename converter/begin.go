@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,11 +17,7 @@ import (
 // converted again: the VM may be about to truncate it.
 func (w *worker) begin(ctx context.Context, run Run, create bool) error {
 	if w.run.LogName == run.LogName {
-		w.run, w.create = run, w.create || create
-		if create && w.out.file == nil {
-			return w.openLog(true)
-		}
-		return nil
+		return w.beginAgain(run, create)
 	}
 	cp, err := w.leave(ctx)
 	if err != nil {
@@ -28,7 +25,7 @@ func (w *worker) begin(ctx context.Context, run Run, create bool) error {
 	}
 	w.out = output{root: w.cfg.LogRoot, rel: run.LogName, format: w.cfg.Format, open: w.cfg.openLog}
 	w.split = Splitter{Max: w.cfg.MaxLine, WholeRunes: w.cfg.Format == DockerJSON}
-	w.restarted, w.size, w.noticed, w.before, w.reopened = false, 0, "", nil, time.Time{}
+	w.restarted, w.gap, w.size, w.noticed, w.before, w.reopened = false, gap{}, 0, "", nil, time.Time{}
 	w.run, w.create = run, create
 	w.setFollower(run, RawPosition{})
 	if err := w.out.openFile(create); err != nil {
@@ -39,6 +36,23 @@ func (w *worker) begin(ctx context.Context, run Run, create bool) error {
 	}
 	w.attach(cp)
 	return nil
+}
+
+// beginAgain is begin for the log that is being written already: more is known
+// of its raw log now.
+func (w *worker) beginAgain(run Run, create bool) error {
+	before := w.run
+	w.run, w.create = run, w.create || create
+	if create && w.out.file == nil {
+		return w.openLog(true)
+	}
+	if run.RawAppends != before.RawAppends || !slices.Equal(run.RawNames, before.RawNames) {
+		w.setFollower(run, w.follower.pos)
+	}
+	if run.Notice == "" || run.Notice == before.Notice || w.out.file == nil {
+		return nil
+	}
+	return w.notice(run.Notice)
 }
 
 // openLog opens the container log of the present Run, which was not there

@@ -42,8 +42,33 @@ type follower struct {
 	rest   int
 	check  [tailLength]byte // for tailIsThere
 
+	gap gap // in front of the position, if the last read said restarted
+
 	mu   sync.Mutex // guards seen
 	seen sighting
+}
+
+// gap is what a rotation has deleted before it was read.
+type gap struct {
+	found   bool
+	atLeast int64 // bytes; how many files are gone nobody knows
+}
+
+// virtlogdSlack is by how much virtlogd may rotate before its limit, to end a
+// file with a line (src/util/virrotatingfile.c).
+const virtlogdSlack = 80
+
+// missing is the gap between a position in a file that is gone and the oldest
+// file that is left. Of a chain without a rotated file nothing can be told.
+func (c chain) missing(root string, offset int64) gap {
+	if len(c) < 2 {
+		return gap{}
+	}
+	g := gap{found: true}
+	if fi, err := os.Lstat(filepath.Join(root, c[0].name)); err == nil {
+		g.atLeast = max(0, fi.Size()-virtlogdSlack-offset)
+	}
+	return g
 }
 
 // sighting is what a follower saw when it last looked.
@@ -94,6 +119,9 @@ func (f *follower) open() (restarted bool, err error) {
 		case at >= 0:
 		case f.pos.Name != "" || f.fromOldest:
 			at = 0 // all that is left is newer than the position, or unknown
+			if f.pos.Name != "" {
+				f.gap = chain.missing(f.root, f.pos.Offset)
+			}
 		default:
 			at = len(chain) - 1
 		}
@@ -244,10 +272,11 @@ func (f *follower) skipHole() int64 {
 }
 
 // advance moves the position over the first n bytes of the data that read has
-// put into buf.
-func (f *follower) advance(buf []byte, n int) {
+// put into buf. inNext says that it is in the next file now.
+func (f *follower) advance(buf []byte, n int) (inNext bool) {
 	end := len(f.pos.Tail) + n
-	if f.next != nil && n >= f.rest {
+	inNext = f.next != nil && n >= f.rest
+	if inNext {
 		f.watcher.releaseFile(f.sub)
 		f.file.Close()
 		f.file, f.next = f.next, nil
@@ -257,6 +286,7 @@ func (f *follower) advance(buf []byte, n int) {
 	f.pos.Offset += int64(n)
 	length := int(min(f.pos.Offset, tailLength, int64(end)))
 	f.pos.Tail = append(f.pos.Tail[:0], buf[end-length:end]...)
+	return inNext
 }
 
 // size returns how many bytes there are from the start of the file that the
@@ -279,8 +309,8 @@ type successor struct {
 	name, file string
 	// continues says that the writer went on there in mid-line: a rotation.
 	continues bool
-	// lost says that files between the two are gone.
-	lost bool
+	// gap is what may be missing between the two.
+	gap gap
 }
 
 // successor returns what took the place of the file at the raw log's name. A
@@ -310,7 +340,7 @@ func (f *follower) successor() (next successor, ok bool) {
 			}
 			return successor{name: name, file: chain[i+1].name, continues: true}, true
 		}
-		return successor{name: name, file: chain[0].name, lost: len(chain) > 1}, true
+		return successor{name: name, file: chain[0].name, gap: gap{found: len(chain) > 1}}, true
 	}
 	return successor{}, false
 }
@@ -334,7 +364,7 @@ func (f *follower) span(next successor) error {
 // follow goes on at the start of a successor that begins anew.
 func (f *follower) follow(next successor) error {
 	f.closeFile()
-	f.pos = RawPosition{Name: next.name, Tail: f.pos.Tail[:0]}
+	f.pos, f.gap = RawPosition{Name: next.name, Tail: f.pos.Tail[:0]}, next.gap
 	return f.openAs(next.name, next.file)
 }
 

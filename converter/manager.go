@@ -82,7 +82,8 @@ func NewManager(cfg Config) (*Manager, error) {
 
 // Begin makes the container log of run and converts to it from now on. The log
 // exists when Begin returns without error. A Run that was begun before for the
-// same container ends first; the same Run again changes nothing.
+// same container ends first; one with the same log goes on, by what the new one
+// says of its raw log.
 func (m *Manager) Begin(ctx context.Context, run Run) error {
 	return m.begin(ctx, run, true)
 }

@@ -67,3 +67,12 @@ func (w *worker) greet() {
 		w.logFault.set(err)
 	}
 }
+
+// text tells the readers of a log what they do not find in it.
+func (g gap) text() string {
+	text := "console output is missing here"
+	if g.atLeast > 0 {
+		text = fmt.Sprintf("%d bytes of console output or more are missing here", g.atLeast)
+	}
+	return text + ": the raw log was rotated away before it was read"
+}

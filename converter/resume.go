@@ -41,7 +41,7 @@ func (w *worker) resume(cp *Checkpoint) RawPosition {
 		// The VM has started again meanwhile. A checkpoint is saved before the
 		// first record of a new content is written, so all that the log carries
 		// is of the one before.
-		w.split.Open, w.restarted = w.out.openLine, true
+		w.split.Open, w.restarted, w.gap = w.out.openLine, true, f.gap
 		return f.pos
 	}
 	w.split.SplitState = cp.Split

@@ -63,6 +63,7 @@ type worker struct {
 	out      output
 
 	restarted bool // the raw log began anew, and its last line is still open
+	gap       gap  // and this is missing in front of it
 
 	before   *Checkpoint // where the log before the last reopen ended
 	reopened time.Time   // when that was
@@ -203,7 +204,9 @@ func (w *worker) convert(flush Flush) (wait time.Duration, err error) {
 			w.dirty = true
 			w.checkpointNow() // or a rotation hides from a replay which file was the first
 		}
-		w.restarted = w.restarted || restarted
+		if restarted {
+			w.restarted, w.gap = true, w.follower.gap
+		}
 		if w.restarted {
 			if err := w.restart(b); err != nil {
 				return w.logFailed(err)
@@ -259,13 +262,7 @@ func (w *worker) moveOn(next successor) error {
 	if next.continues {
 		return w.follower.span(next)
 	}
-	w.restarted, w.dirty = true, true
-	if next.lost {
-		glog.Errorf("container %s: the raw log was rotated away before it was read: output is missing", w.id)
-		if err := w.notice("console output is missing here: the raw log was rotated away before it was read"); err != nil {
-			return err
-		}
-	}
+	w.restarted, w.dirty, w.gap = true, true, next.gap
 	return w.follower.follow(next)
 }
 
@@ -274,6 +271,13 @@ func (w *worker) restart(b *buffers) error {
 	glog.V(1).Infof("container %s: raw log %s begins anew", w.id, w.follower.pos.Name)
 	if err := w.breakLine(b); err != nil {
 		return err
+	}
+	if w.gap.found {
+		if err := w.notice(w.gap.text()); err != nil {
+			return err
+		}
+		glog.Errorf("container %s: %s", w.id, w.gap.text())
+		w.gap = gap{}
 	}
 	w.split.SplitState = SplitState{}
 	w.restarted, w.dirty, w.given = false, true, space{}
@@ -313,7 +317,11 @@ func (w *worker) convertData(b *buffers, data []byte, flush Flush) (total int, e
 		if n > 0 || len(batch) > 0 {
 			w.dirty = true
 		}
-		w.follower.advance(b.raw[base-len(w.follower.pos.Tail)+total:], n)
+		if w.follower.advance(b.raw[base-len(w.follower.pos.Tail)+total:], n) {
+			// Should the file before be deleted before we are here again, this
+			// one counts from its start.
+			w.checkpointNow()
+		}
 		total += n
 		if err != nil {
 			return total, err

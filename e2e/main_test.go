@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -81,13 +82,23 @@ func newNode(t *testing.T, o node.Options) *rig {
 // newRig starts a node and runs a pod's sandbox on it.
 func newRig(t *testing.T, o node.Options) *rig {
 	t.Helper()
-	r := newNode(t, o)
+	return newNode(t, o).addPod(strings.ToLower(strings.ReplaceAll(t.Name(), "/", "-")))
+}
+
+// addPod runs the sandbox of another pod on the node, and returns a rig of it.
+func (r *rig) addPod(name string) *rig { return r.addPodWith(name, nil) }
+
+// addPodWith is addPod with annotations.
+func (r *rig) addPodWith(name string, annotations map[string]string) *rig {
+	r.t.Helper()
+	vm := *r
 	var err error
-	r.Pod, err = pod.New(r.ctx, r.Socket, r.PodLogs, strings.ToLower(strings.ReplaceAll(t.Name(), "/", "-")))
+	vm.Pod, err = pod.New(r.ctx, r.Socket, r.PodLogs, name)
 	r.must(err)
-	t.Cleanup(func() { r.CRI.Close(context.WithoutCancel(r.ctx)) })
-	r.must(r.Pod.Run(r.ctx))
-	return r
+	maps.Copy(vm.Config.Annotations, annotations)
+	r.t.Cleanup(func() { vm.CRI.Close(context.WithoutCancel(r.ctx)) })
+	r.must(vm.Pod.Run(r.ctx))
+	return &vm
 }
 
 func (r *rig) must(err error) {
@@ -104,15 +115,23 @@ func (r *rig) boot(attempt uint32, b guest.Boot) {
 	r.must(r.Pod.Start(r.ctx))
 }
 
-// logs is what `kubectl logs` shows now.
+// logs is what `kubectl logs` shows now, of a log in which the proxy has said
+// nothing itself.
 func (r *rig) logs() string {
+	r.t.Helper()
+	out, errOut := r.allLogs()
+	if errOut != "" {
+		r.t.Fatalf("stderr: %s", errOut)
+	}
+	return out
+}
+
+// allLogs is what `kubectl logs` shows now, and what of it the proxy has said.
+func (r *rig) allLogs() (vm, proxy string) {
 	r.t.Helper()
 	var out, errOut bytes.Buffer
 	r.must(r.Logs(r.ctx, false, &out, &errOut))
-	if errOut.Len() > 0 {
-		r.t.Fatalf("stderr: %s", errOut.String())
-	}
-	return out.String()
+	return out.String(), errOut.String()
 }
 
 // follow follows the log as `kubectl logs -f` does.

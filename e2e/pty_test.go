@@ -53,8 +53,7 @@ func TestPTY(t *testing.T) {
 
 	console, err := r.Libvirt.OpenConsole(r.ctx, vmruntime.DomainName(r.ID, pod.ContainerName))
 	r.must(err)
-	r.must(console.Send("\r"))
-	r.must(console.Expect(r.ctx, guest.Prompt))
+	r.prompt(console.Terminal)
 	r.must(console.Send("echo typed-$((40+2))\r"))
 	r.must(console.Expect(r.ctx, "echo typed-$((40+2))")) // the echo
 	r.must(console.Expect(r.ctx, "typed-42"))             // the answer

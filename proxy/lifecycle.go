@@ -116,7 +116,7 @@ func (s *Server) createContainer(c *call) ([]byte, error) {
 	s.drainAll(c.ctx, idsOf(s.logs.InSandbox(req.PodSandboxId)))
 	record := s.plan(&req)
 	request := c.request
-	if record.Mode == logmap.ModeFile {
+	if record.Mode != logmap.ModePTY {
 		rewritten, err := proto.Marshal(s.rewritten(&req, record))
 		if err != nil {
 			return nil, status.Errorf(codes.Internal, "cri-logproxy: %v", err)
@@ -129,7 +129,7 @@ func (s *Server) createContainer(c *call) ([]byte, error) {
 		return answer, err
 	}
 	record.ID = resp.ContainerId
-	if old, ok := s.logs.Container(record.ID); ok && record.Mode == logmap.ModeFile && len(old.RawLogs) > 0 {
+	if old, ok := s.logs.Container(record.ID); ok && record.Mode != logmap.ModePTY && len(old.RawLogs) > 0 {
 		record.RawLogs = rawLogs(record.SandboxID, record.Name, record.Attempt, s.rawLogsBefore(c.ctx, old)...)
 	}
 	s.recorded(s.logs.PutContainer(record))
@@ -163,7 +163,10 @@ func (s *Server) plan(req *runtimeapi.CreateContainerRequest) logmap.Container {
 	record := logmap.Container{
 		SandboxID: req.PodSandboxId,
 		Namespace: pod.GetNamespace(), Pod: pod.GetName(), Name: meta.GetName(), Attempt: meta.GetAttempt(),
-		Mode: s.cfg.mode(),
+	}
+	record.Mode, record.ModeProblem = s.cfg.mode(req.GetSandboxConfig().GetAnnotations())
+	if record.ModeProblem != "" {
+		glog.Errorf("pod %s/%s: %s", record.Namespace, record.Pod, record.ModeProblem)
 	}
 	logDirectory := req.GetSandboxConfig().GetLogDirectory()
 	if sandbox, ok := s.logs.Sandbox(req.PodSandboxId); ok && req.SandboxConfig == nil {
@@ -177,7 +180,7 @@ func (s *Server) plan(req *runtimeapi.CreateContainerRequest) logmap.Container {
 	case record.ContainerLog == "":
 		record.Problem = "the client gave no log_directory or log_path"
 	}
-	if record.Mode == logmap.ModeFile {
+	if record.Mode != logmap.ModePTY {
 		if isComponent(req.PodSandboxId) {
 			record.RawLogs = rawLogs(req.PodSandboxId, record.Name, record.Attempt)
 		} else {
@@ -202,18 +205,34 @@ func (s *Server) rewritten(req *runtimeapi.CreateContainerRequest, record logmap
 
 func (s *Server) startContainer(c *call) ([]byte, error) {
 	var req runtimeapi.StartContainerRequest
-	if c.read(&req) {
-		if record, ok := s.container(c, req.ContainerId); ok {
-			s.begin(c.ctx, record)
-		}
+	if !c.read(&req) {
+		return c.forward(c.request)
 	}
-	return c.forward(c.request)
+	record, ours := s.container(c, req.ContainerId)
+	if !ours {
+		return c.forward(c.request)
+	}
+	record = s.begin(c.ctx, record)
+	answer, err := c.forward(c.request)
+	if err != nil && c.ctx.Err() == nil && blamesLog(record, err) && s.unlog(c.ctx, record, err) {
+		return c.forward(c.request)
+	}
+	return answer, err
 }
 
-// begin makes the container log and starts its converter. kubelet links to the
+// begin sets up the console of a VM that is about to start, or runs already,
+// and starts the conversion. It returns what is on record then.
+func (s *Server) begin(ctx context.Context, record logmap.Container) logmap.Container {
+	s.fitConsole(ctx, &record)
+	record.Started = true
+	s.recorded(s.logs.UpdateContainer(record))
+	s.convert(ctx, record)
+	return record
+}
+
+// convert makes the container log and starts its converter. kubelet links to the
 // log in /var/log/containers only if it is there when StartContainer returns.
-func (s *Server) begin(ctx context.Context, record logmap.Container) {
-	s.recorded(s.logs.SetStarted(record.ID))
+func (s *Server) convert(ctx context.Context, record logmap.Container) {
 	if record.ContainerLog == "" {
 		return // its Problem was reported
 	}
@@ -292,7 +311,7 @@ func (s *Server) removePodSandbox(c *call) ([]byte, error) {
 // collectRaw deletes the raw directory of a sandbox that is gone, if the
 // runtime has left it.
 func (s *Server) collectRaw(sandboxID string) {
-	if s.cfg.mode() == logmap.ModePTY || !isComponent(sandboxID) {
+	if s.rawRoot() == "" || !isComponent(sandboxID) {
 		return
 	}
 	root, err := os.OpenRoot(s.rawRoot())

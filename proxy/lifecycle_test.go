@@ -147,7 +147,7 @@ func TestLifeOfAContainer(t *testing.T) {
 }
 
 func TestPTY(t *testing.T) {
-	r := newRig(t, nil, func(c *proxy.Config) { c.VMLogLocation, c.VMLogDir = "", "" })
+	r := newRig(t, nil, func(c *proxy.Config) { c.VMLogLocation, c.VMLogDir, c.LogMode = "", "", logmap.ModePTY })
 	oneContainer(r.backend, "c1")
 	var sent []byte
 	id := r.create("pod", 0, func(req *runtimeapi.CreateContainerRequest) {

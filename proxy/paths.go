@@ -123,7 +123,7 @@ func labelled(podLogsDir, id, sandboxID string, labels, annotations map[string]s
 // mapping says on one line which raw log feeds which log.
 func mapping(c logmap.Container, rawRoot string) string {
 	if c.Mode == logmap.ModePTY {
-		return "its console is a pty"
+		return "its console is a pty without a log"
 	}
 	if c.ContainerLog == "" {
 		return "it has no log: " + c.Problem

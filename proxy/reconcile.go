@@ -152,10 +152,13 @@ func (s *Server) rebuild(ctx context.Context, c *runtimeapi.Container) (logmap.C
 		glog.V(1).Infof("container %s is not on record, and %s: it gets no log", c.Id, record.Problem)
 		return record, false
 	}
-	record.Mode = s.cfg.mode()
+	record.Mode, record.ModeProblem = s.cfg.mode(s.sandboxAnnotations(ctx, c.PodSandboxId))
 	record.Started = c.State != runtimeapi.ContainerState_CONTAINER_CREATED
-	if record.Mode == logmap.ModeFile {
+	if record.Mode != logmap.ModePTY {
 		record.RawLogs = rawLogs(record.SandboxID, record.Name, record.Attempt)
+	}
+	if record.Started {
+		s.observe(ctx, &record)
 	}
 	added, err := s.logs.AddContainer(record)
 	s.recorded(err)

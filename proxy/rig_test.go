@@ -24,6 +24,7 @@ type rig struct {
 	dir     string
 	backend *proxytest.Backend
 	cfg     proxy.Config
+	libvirt proxy.Consoles // nil at first
 	client  runtimeapi.RuntimeServiceClient
 
 	logs *logmap.Map
@@ -50,6 +51,7 @@ func newRig(t *testing.T, backend *proxytest.Backend, configure func(*proxy.Conf
 		VMLogLocation: "/var/log/vms", // as the runtime sees it
 		VMLogDir:      filepath.Join(dir, "vms"),
 		PodLogsDir:    filepath.Join(dir, "pods"),
+		LogMode:       logmap.ModeFile,
 	}}
 	if configure != nil {
 		configure(&r.cfg)
@@ -86,7 +88,7 @@ func (r *rig) start() {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	server, err := proxy.New(r.cfg, logs, converters)
+	server, err := proxy.New(r.cfg, logs, converters, r.libvirt)
 	if err != nil {
 		r.t.Fatal(err)
 	}

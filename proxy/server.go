@@ -41,13 +41,9 @@ type Config struct {
 	VMLogDir string
 	// PodLogsDir is kubelet's podLogsDir.
 	PodLogsDir string
-}
-
-func (c *Config) mode() logmap.Mode {
-	if c.VMLogLocation == "" {
-		return logmap.ModePTY
-	}
-	return logmap.ModeFile
+	// LogMode is where the consoles of pods go that do not say it themselves.
+	// It is pty if there is no VMLogLocation.
+	LogMode logmap.Mode
 }
 
 // Server is the proxy.
@@ -55,6 +51,7 @@ type Server struct {
 	cfg        Config
 	logs       *logmap.Map
 	converters *converter.Manager
+	consoles   Consoles // nil: no libvirt
 	conn       *grpc.ClientConn
 	grpc       *grpc.Server
 
@@ -62,13 +59,14 @@ type Server struct {
 }
 
 // New makes a Server that keeps its records in logs and its converters in
-// converters; the caller closes both, after Run has returned.
-func New(cfg Config, logs *logmap.Map, converters *converter.Manager) (*Server, error) {
+// converters, and has consoles set up by libvirt; consoles may be nil. The
+// caller closes all three, after Run has returned.
+func New(cfg Config, logs *logmap.Map, converters *converter.Manager, consoles Consoles) (*Server, error) {
 	conn, err := dialRuntime(cfg.RuntimeSocket)
 	if err != nil {
 		return nil, fmt.Errorf("runtime endpoint: %w", err)
 	}
-	s := &Server{cfg: cfg, logs: logs, converters: converters, conn: conn}
+	s := &Server{cfg: cfg, logs: logs, converters: converters, consoles: consoles, conn: conn}
 	s.grpc = grpc.NewServer(
 		grpc.ForceServerCodecV2(newCodec()),
 		grpc.UnknownServiceHandler(s.forward),
@@ -182,15 +180,15 @@ func (s *Server) rawRoot() string { return s.cfg.VMLogDir }
 
 // run is the conversion of a container on record.
 func (s *Server) run(c logmap.Container) (converter.Run, error) {
-	if c.Mode == logmap.ModeFile && s.rawRoot() == "" {
-		return converter.Run{}, errors.New("its console was written to a file, and now consoles are said to be ptys: set --vm-log-location")
+	if c.Mode != logmap.ModePTY && s.rawRoot() == "" {
+		return converter.Run{}, errors.New("its console was logged to a file, and now consoles are said to be ptys: set --vm-log-location")
 	}
 	rel, err := filepath.Rel(s.cfg.PodLogsDir, c.ContainerLog)
 	if err != nil || !filepath.IsLocal(rel) {
 		return converter.Run{}, &converter.UnsafePathError{Path: c.ContainerLog, Rule: "it is not below --pod-logs-dir " + s.cfg.PodLogsDir, Remedy: "set --pod-logs-dir to kubelet's podLogsDir"}
 	}
-	run := converter.Run{ContainerID: c.ID, RawNames: c.RawLogs, LogName: rel}
-	if c.Mode == logmap.ModePTY {
+	run := converter.Run{ContainerID: c.ID, RawNames: c.RawLogs, RawAppends: c.RawAppends, LogName: rel, Notice: c.Notice}
+	if c.Mode == logmap.ModePTY && c.Notice == "" {
 		run.Notice = ptyNotice
 	}
 	return run, nil

@@ -10,21 +10,30 @@ import (
 
 	"github.com/cri-logproxy/cri-logproxy/converter"
 	"github.com/cri-logproxy/cri-logproxy/proxy"
+	"github.com/cri-logproxy/cri-logproxy/proxy/logmap"
 )
 
 // locationEnv is where Virtlet takes the location of the consoles from.
 const locationEnv = "VIRTLET_VM_LOG_LOCATION"
+
+// Flags of more than one command.
+const (
+	defaultStateDir    = "/var/lib/cri-logproxy"
+	libvirtSocketUsage = "unix socket of libvirtd or virtqemud, as `unix:///path` or /path; default: libvirt's own"
+)
 
 // options are the checked command line of serve.
 type options struct {
 	listen    string // path of a socket
 	proxy     proxy.Config
 	stateDir  string
+	libvirt   string // path of a socket
 	format    converter.Format
 	rawRetain int64
 }
 
 const helpHead = `Usage: cri-logproxy [serve] [flags]
+       cri-logproxy console [--force] CONTAINER
        cri-logproxy version
 
 cri-logproxy stands between kubelet and a CRI runtime of virtual machines
@@ -60,9 +69,11 @@ func parseFlags(args []string, out io.Writer) (*options, error) {
 	listen := fs.String("listen", "unix:///run/cri-logproxy/cri-logproxy.sock", "unix socket that kubelet calls, as `unix:///path` or /path")
 	runtimeEndpoint := fs.String("runtime-endpoint", "unix:///run/virtlet.sock", "unix socket of the runtime, as `unix:///path` or /path")
 	location := fs.String("vm-log-location", os.Getenv(locationEnv), "where the runtime puts VM consoles, as Virtlet reads it: a `directory` as the runtime sees it,\nor \"pty\" or \"\" if consoles are ptys; default: $"+locationEnv)
+	logMode := fs.String("log-mode", "", "where VM consoles go: `file` (kubectl logs), pty (virsh console) or both;\nthe annotation "+proxy.LogModeAnnotation+" on a pod overrides it;\ndefault: as --vm-log-location says, file or pty")
+	libvirtSocket := fs.String("libvirt-socket", "", libvirtSocketUsage)
 	vmLogDir := fs.String("vm-log-dir", "", "the same `directory` as this host sees it; default: the same path")
 	podLogsDir := fs.String("pod-logs-dir", "/var/log/pods", "kubelet's podLogsDir; no log outside this `directory` is written")
-	stateDir := fs.String("state-dir", "/var/lib/cri-logproxy", "`directory` for what must survive a restart: which raw log feeds which container log")
+	stateDir := fs.String("state-dir", defaultStateDir, "`directory` for what must survive a restart: which raw log feeds which container log")
 	format := fs.String("log-format", "cri", "format of new container logs: `cri` (every byte as it was) or json (Docker's)")
 	rawRetain := size(converter.DefaultRawRetain)
 	fs.Var(&rawRetain, "raw-retain", "how much converted output stays in a raw log; older is given back to the disk: `size`, or off to keep all")
@@ -127,6 +138,12 @@ func parseFlags(args []string, out io.Writer) (*options, error) {
 		}
 		*dir.path = filepath.Clean(*dir.path)
 	}
+	if o.proxy.LogMode, err = parseLogMode(*logMode, o.proxy.VMLogLocation); err != nil {
+		return nil, usageError{fmt.Errorf("--log-mode: %w", err)}
+	}
+	if o.libvirt, err = parseLibvirtSocket(*libvirtSocket); err != nil {
+		return nil, usageError{fmt.Errorf("--libvirt-socket: %w", err)}
+	}
 	o.rawRetain = int64(rawRetain)
 	if o.format, err = converter.ParseFormat(*format); err != nil {
 		return nil, usageError{fmt.Errorf("--log-format: %w", err)}
@@ -136,6 +153,29 @@ func parseFlags(args []string, out io.Writer) (*options, error) {
 	}
 	// What glog checks before it lets a log line through without a complaint.
 	return &o, flag.CommandLine.Parse(nil)
+}
+
+// parseLogMode reads --log-mode. location is where raw logs are, "" for nowhere.
+func parseLogMode(mode, location string) (logmap.Mode, error) {
+	switch {
+	case mode == "" && location == "":
+		return logmap.ModePTY, nil
+	case mode == "":
+		return logmap.ModeFile, nil
+	}
+	m, err := proxy.ParseMode(mode)
+	if err == nil && m != logmap.ModePTY && location == "" {
+		err = fmt.Errorf("%s needs --vm-log-location: a directory for raw logs, as libvirtd sees it", m)
+	}
+	return m, err
+}
+
+// parseLibvirtSocket reads --libvirt-socket; "" is for the usual places.
+func parseLibvirtSocket(endpoint string) (string, error) {
+	if endpoint == "" {
+		return "", nil
+	}
+	return proxy.ParseEndpoint(endpoint)
 }
 
 // sameSocket says that two paths name one socket, also where it does not exist

@@ -43,6 +43,8 @@ func run(args []string, out io.Writer) error {
 		switch args[0] {
 		case "serve":
 			return serve(args[1:], out)
+		case "console":
+			return console(args[1:], out)
 		case "version", "--version", "-version":
 			return printVersion(args[1:], out)
 		case "help":

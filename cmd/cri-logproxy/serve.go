@@ -13,6 +13,7 @@ import (
 	"github.com/golang/glog"
 
 	"github.com/cri-logproxy/cri-logproxy/converter"
+	"github.com/cri-logproxy/cri-logproxy/libvirt"
 	"github.com/cri-logproxy/cri-logproxy/proxy"
 	"github.com/cri-logproxy/cri-logproxy/proxy/logmap"
 )
@@ -67,7 +68,9 @@ func wantDir(path, remedy string) {
 }
 
 func listenAndServe(ctx context.Context, o *options, logs *logmap.Map, converters *converter.Manager) error {
-	server, err := proxy.New(o.proxy, logs, converters)
+	consoles := libvirt.New(o.libvirt)
+	defer consoles.Close()
+	server, err := proxy.New(o.proxy, logs, converters, consoles)
 	if err != nil {
 		return err
 	}
@@ -78,7 +81,7 @@ func listenAndServe(ctx context.Context, o *options, logs *logmap.Map, converter
 	if o.proxy.VMLogLocation == "" {
 		glog.Infof("consoles are ptys (--vm-log-location and $%s are empty or \"pty\"): virsh console works, kubectl logs says so", locationEnv)
 	} else {
-		glog.Infof("converting the consoles in %s (%s to the runtime) to %s", o.proxy.VMLogDir, o.proxy.VMLogLocation, o.proxy.PodLogsDir)
+		glog.Infof("log mode %s: converting the consoles in %s (%s to the runtime) to %s", o.proxy.LogMode, o.proxy.VMLogDir, o.proxy.VMLogLocation, o.proxy.PodLogsDir)
 		wantDir(o.proxy.VMLogDir, "set --vm-log-dir to where this host sees the runtime's "+o.proxy.VMLogLocation)
 	}
 	wantDir(o.proxy.PodLogsDir, "set --pod-logs-dir to kubelet's podLogsDir")

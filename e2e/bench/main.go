@@ -29,6 +29,7 @@ var figures = []struct {
 	{"idle/", idle},
 	{"fair/", fair},
 	{"resume/", resume},
+	{"libvirt/ensure-log", ensureLog},
 }
 
 // children are what a measurement runs as another process, so that its CPU time

@@ -38,8 +38,13 @@ type Options struct {
 	ProxyArgs []string
 	// ProxyLog gets what the proxy logs; nil for nothing.
 	ProxyLog io.Writer
-	// PTY puts consoles on ptys instead of files.
+	// PTY has the runtime put consoles on ptys instead of files.
 	PTY bool
+	// LogMode is the proxy's --log-mode; "" for its default. Any but pty needs
+	// libvirt where the runtime's consoles are ptys.
+	LogMode logmap.Mode
+	// Libvirt are the options of libvirtd.
+	Libvirt libvirtd.Options
 	// Runtime may change the options of the VM runtime.
 	Runtime func(*vmruntime.Options)
 }
@@ -60,7 +65,7 @@ type Node struct {
 	PodLogs string
 	// StateDir is the proxy's.
 	StateDir string
-	// RawLogs is VMLogLocation as the host sees it; "" with ptys.
+	// RawLogs is VMLogLocation as the host sees it; "" where nothing is logged.
 	RawLogs string
 
 	options Options
@@ -97,15 +102,20 @@ func Start(ctx context.Context, o Options) (n *Node, err error) {
 		return n, err
 	}
 	// Its libvirtd may see the guest's files: /tmp is shared.
-	if n.Libvirt, err = libvirtd.Start(ctx, libvirtd.Options{}); err != nil {
+	if n.Libvirt, err = libvirtd.Start(ctx, o.Libvirt); err != nil {
 		return n, err
 	}
 	n.runtime = vmruntime.Options{
 		Listen: n.RuntimeSocket, Libvirt: n.Libvirt.Socket, Guest: g, StateDir: filepath.Join(dir, "runtime"),
 		LogLocation: "pty",
 	}
-	if !o.PTY {
+	if !o.PTY || o.LogMode != "" {
 		n.RawLogs = filepath.Join(n.Libvirt.Dir, VMLogLocation)
+		if err := os.MkdirAll(n.RawLogs, 0o755); err != nil {
+			return n, err
+		}
+	}
+	if !o.PTY {
 		n.runtime.LogLocation, n.runtime.LogDir = VMLogLocation, n.RawLogs
 	}
 	if o.Runtime != nil {
@@ -138,7 +148,10 @@ func (n *Node) StopRuntime() error {
 func (n *Node) ProxyArgs() []string {
 	args := []string{
 		"--listen=unix://" + n.Socket, "--runtime-endpoint=unix://" + n.RuntimeSocket,
-		"--pod-logs-dir=" + n.PodLogs, "--state-dir=" + n.StateDir,
+		"--pod-logs-dir=" + n.PodLogs, "--state-dir=" + n.StateDir, "--libvirt-socket=" + n.Libvirt.Socket,
+	}
+	if n.options.LogMode != "" {
+		args = append(args, "--log-mode="+string(n.options.LogMode))
 	}
 	if n.RawLogs == "" {
 		args = append(args, "--vm-log-location=pty")

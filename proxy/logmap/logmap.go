@@ -30,6 +30,9 @@ const (
 	ModeFile Mode = "file"
 	// ModePTY is a console on a pty, for `virsh console`. There is no raw log.
 	ModePTY Mode = "pty"
+	// ModeBoth is a console on a pty that libvirt logs to a raw log, which is
+	// converted.
+	ModeBoth Mode = "both"
 )
 
 // Sandbox is a pod as RunPodSandbox described it.
@@ -56,11 +59,19 @@ type Container struct {
 	// RawLogs are the paths, relative to the raw-log directory, that the raw
 	// log may have, the likeliest first. Empty in ModePTY.
 	RawLogs []string `json:"rawLogs,omitempty"`
+	// RawAppends says that the raw log keeps its content when the VM starts.
+	RawAppends bool `json:"rawAppends,omitempty"`
 	// ContainerLog is the absolute path that kubelet reads; "" if it gave none
 	// that can be used.
 	ContainerLog string `json:"containerLog,omitempty"`
 	// Problem says why there is no log; "" if all is well.
 	Problem string `json:"problem,omitempty"`
+	// ModeProblem says why the mode is not the one that the pod asks for; "" if
+	// it is.
+	ModeProblem string `json:"modeProblem,omitempty"`
+	// Notice is what the readers of the container log are told at its start; ""
+	// if there is nothing to say.
+	Notice string `json:"notice,omitempty"`
 	// Started says that StartContainer was called for this attempt.
 	Started bool `json:"started,omitempty"`
 }
@@ -244,13 +255,12 @@ func (m *Map) PutContainer(c Container) error {
 	return m.changeContainer(c.ID, func(Container, bool) *Container { return &c })
 }
 
-// SetStarted notes that the container was started, if it is on record.
-func (m *Map) SetStarted(id string) error {
-	return m.changeContainer(id, func(c Container, known bool) *Container {
-		if !known || c.Started {
+// UpdateContainer records c under c.ID if there is a record of it.
+func (m *Map) UpdateContainer(c Container) error {
+	return m.changeContainer(c.ID, func(_ Container, known bool) *Container {
+		if !known {
 			return nil
 		}
-		c.Started = true
 		return &c
 	})
 }
