@@ -20,6 +20,7 @@ func (e *Encoder) appendPlain(dst, src []byte, s *Splitter, room int) ([]byte, i
 		end = len(src)
 	}
 	n := 0
+	dst = append(dst, e.first...)
 	for len(dst) < room {
 		newline := bytes.IndexByte(src[n:end], '\n')
 		if newline < 0 || newline > s.Max {
@@ -30,20 +31,17 @@ func (e *Encoder) appendPlain(dst, src []byte, s *Splitter, room int) ([]byte, i
 			content = content[:newline-1]
 		}
 		if e.Format == DockerJSON {
-			dst = append(dst, jsonHead...)
 			dst = appendJSONText(dst, content)
-			dst = append(dst, e.jsonFull...)
 		} else {
-			dst = append(dst, e.full...)
 			dst = append(dst, content...)
-			dst = append(dst, '\n')
 		}
+		dst = append(dst, e.between...)
 		n += newline + 1
 	}
 	if n > 0 {
 		s.Open = false
 	}
-	return dst, n
+	return dst[:len(dst)-len(e.first)], n
 }
 
 // plainJSON returns how many bytes at the start of s stand in a JSON string as

@@ -55,6 +55,8 @@ type Encoder struct {
 	full, partial, notice []byte // CRI: what stands before the content
 	// JSON: what stands behind it, and before it always jsonHead.
 	jsonFull, jsonPartial, jsonNotice []byte
+	// What stands before the content of a full record, and between those of two.
+	first, between []byte
 }
 
 const jsonHead = `{"log":"`
@@ -67,11 +69,15 @@ func (e *Encoder) SetTime(t time.Time) {
 		e.jsonFull = join(e.jsonFull, `\n","stream":"stdout","time":"`, stamp, `"}`+"\n")
 		e.jsonPartial = join(e.jsonPartial, `","stream":"stdout","time":"`, stamp, `"}`+"\n")
 		e.jsonNotice = join(e.jsonNotice, `\n","stream":"stderr","time":"`, stamp, `"}`+"\n")
+		e.first = append(e.first[:0], jsonHead...)
+		e.between = append(append(e.between[:0], e.jsonFull...), e.first...)
 		return
 	}
 	e.full = join(e.full, "", stamp, " stdout F ")
 	e.partial = join(e.partial, "", stamp, " stdout P ")
 	e.notice = join(e.notice, "", stamp, " stderr F ")
+	e.first = append(e.first[:0], e.full...)
+	e.between = append(append(e.between[:0], '\n'), e.full...)
 }
 
 // join puts a text together in the space of dst.
@@ -117,7 +123,18 @@ func (e *Encoder) AppendNotice(dst []byte, text string) []byte {
 	return append(dst, '\n')
 }
 
-const hexDigits = "0123456789abcdef"
+// jsonEscapes are the ASCII characters as they stand in a JSON string.
+var jsonEscapes = func() (table [utf8.RuneSelf]string) {
+	for b := range table {
+		table[b] = string(rune(b))
+		if b < ' ' {
+			table[b] = fmt.Sprintf(`\u%04x`, b)
+		}
+	}
+	table['"'], table['\\'] = `\"`, `\\`
+	table['\n'], table['\r'], table['\t'] = `\n`, `\r`, `\t`
+	return table
+}()
 
 // appendJSONText appends s as the inside of a JSON string. Bytes that are not
 // UTF-8 become U+FFFD, one each, as encoding/json has it.
@@ -128,18 +145,13 @@ func appendJSONText(dst, s []byte) []byte {
 		if len(s) == 0 {
 			return dst
 		}
+		if s[0] < utf8.RuneSelf {
+			dst = append(dst, jsonEscapes[s[0]]...)
+			s = s[1:]
+			continue
+		}
 		r, size := utf8.DecodeRune(s)
 		switch {
-		case r == '"' || r == '\\':
-			dst = append(dst, '\\', s[0])
-		case r == '\n':
-			dst = append(dst, '\\', 'n')
-		case r == '\r':
-			dst = append(dst, '\\', 'r')
-		case r == '\t':
-			dst = append(dst, '\\', 't')
-		case r < utf8.RuneSelf:
-			dst = append(dst, '\\', 'u', '0', '0', hexDigits[r>>4], hexDigits[r&15])
 		case r == utf8.RuneError && size == 1:
 			dst = append(dst, `\ufffd`...)
 		case r == '\u2028':
