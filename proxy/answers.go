@@ -61,7 +61,7 @@ func (s *Server) containerStatus(c *call) ([]byte, error) {
 // learn puts a running container of kubelet's on record that is not there.
 func (s *Server) learn(c *call, st *runtimeapi.ContainerStatus) {
 	_, known := s.logs.Container(st.GetId())
-	if known || st.GetState() != runtimeapi.ContainerState_CONTAINER_RUNNING || st.GetLabels()[labelPodUID] == "" {
+	if known || s.others.has(st.GetId()) || st.GetState() != runtimeapi.ContainerState_CONTAINER_RUNNING || st.GetLabels()[labelPodUID] == "" {
 		return
 	}
 	s.container(c, st.GetId())

@@ -101,7 +101,7 @@ func (s *Server) makeRawDir(sandboxID string) error {
 		return err
 	}
 	defer root.Close()
-	if err := root.Mkdir(sandboxID, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+	if err := root.Mkdir(bareID(sandboxID), 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
 	return nil
@@ -176,15 +176,15 @@ func (s *Server) unlog(ctx context.Context, record logmap.Container, startErr er
 }
 
 // sandboxAnnotations asks the runtime for the annotations of a pod.
-func (s *Server) sandboxAnnotations(ctx context.Context, sandboxID string) map[string]string {
+func (s *Server) sandboxAnnotations(ctx context.Context, sandboxID string) (map[string]string, error) {
 	var resp runtimeapi.ListPodSandboxResponse
 	if err := s.ask(ctx, "ListPodSandbox", &runtimeapi.ListPodSandboxRequest{Filter: &runtimeapi.PodSandboxFilter{Id: sandboxID}}, &resp); err != nil {
-		return nil
+		return nil, err
 	}
 	for _, p := range resp.Items {
 		if p.Id == sandboxID {
-			return p.Annotations
+			return p.Annotations, nil
 		}
 	}
-	return nil
+	return nil, nil
 }

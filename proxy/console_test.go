@@ -46,14 +46,6 @@ func (f *fakeLibvirt) SetConsole(_ context.Context, _ string, console libvirt.Co
 	return f.serial, nil
 }
 
-// oneShutOff is oneContainer with a container that is not listed as running.
-func oneShutOff(b *proxytest.Backend, id string) {
-	oneContainer(b, id)
-	b.Handle("ListContainers", proxytest.Typed(func(context.Context, *runtimeapi.ListContainersRequest) (*runtimeapi.ListContainersResponse, error) {
-		return &runtimeapi.ListContainersResponse{Containers: []*runtimeapi.Container{{Id: id}}}, nil
-	}))
-}
-
 func withMode(mode string) func(*runtimeapi.CreateContainerRequest) {
 	return func(req *runtimeapi.CreateContainerRequest) {
 		req.SandboxConfig.Annotations = map[string]string{proxy.LogModeAnnotation: mode}
@@ -101,7 +93,7 @@ func TestConsoleOfAStart(t *testing.T) {
 			r.stop()
 			r.libvirt = fake
 			r.start()
-			oneShutOff(r.backend, "c1")
+			oneContainer(r.backend, "c1")
 			change := func(*runtimeapi.CreateContainerRequest) {}
 			if test.pod != "" {
 				change = withMode(test.pod)
@@ -145,7 +137,7 @@ func TestStartsWithoutLog(t *testing.T) {
 	r.stop()
 	r.libvirt = fake
 	r.start()
-	oneShutOff(r.backend, "c1")
+	oneContainer(r.backend, "c1")
 	id := r.create("pod", 0, nil)
 	cause := "Unable to open file: /var/log/vms/uid-pod/_0.log: No such file or directory"
 	r.backend.Handle("StartContainer", proxytest.Typed(func(context.Context, *runtimeapi.StartContainerRequest) (*runtimeapi.StartContainerResponse, error) {
@@ -180,7 +172,7 @@ func TestRawDirectory(t *testing.T) {
 	r.stop()
 	r.libvirt = fake
 	r.start()
-	oneShutOff(r.backend, "c1")
+	oneContainer(r.backend, "c1")
 	r.startContainer(r.create("pod", 0, nil))
 	if fi, err := os.Stat(filepath.Join(r.cfg.VMLogDir, "uid-pod")); err != nil || !fi.IsDir() {
 		t.Errorf("raw directory: %v", err)

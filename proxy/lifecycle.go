@@ -97,6 +97,9 @@ func (s *Server) runPodSandbox(c *call) ([]byte, error) {
 	if err != nil || !c.read(&req) || proto.Unmarshal(answer, &resp) != nil || resp.PodSandboxId == "" {
 		return answer, err
 	}
+	if !s.cfg.ours(req.GetConfig().GetAnnotations()) {
+		return answer, nil
+	}
 	meta := req.GetConfig().GetMetadata()
 	s.recorded(s.logs.PutSandbox(logmap.Sandbox{
 		ID:        resp.PodSandboxId,
@@ -110,6 +113,9 @@ func (s *Server) createContainer(c *call) ([]byte, error) {
 	var req runtimeapi.CreateContainerRequest
 	if !c.read(&req) {
 		return c.forward(c.request)
+	}
+	if _, onRecord := s.logs.Sandbox(req.PodSandboxId); !onRecord && !s.cfg.ours(req.GetSandboxConfig().GetAnnotations()) {
+		return s.createOther(c)
 	}
 	// The runtime may give this attempt the ID of the one before, and its raw
 	// log: what that holds belongs to the attempt before.
@@ -139,6 +145,16 @@ func (s *Server) createContainer(c *call) ([]byte, error) {
 		glog.V(1).Infof("container %s (%s/%s %s, attempt %d): %s", record.ID, record.Namespace, record.Pod, record.Name, record.Attempt, mapping(record, s.rawRoot()))
 	}
 	return answer, nil
+}
+
+// createOther forwards the CreateContainer of a container that is not ours.
+func (s *Server) createOther(c *call) ([]byte, error) {
+	answer, err := c.forward(c.request)
+	var resp runtimeapi.CreateContainerResponse
+	if err == nil && proto.Unmarshal(answer, &resp) == nil {
+		s.others.add(resp.ContainerId)
+	}
+	return answer, err
 }
 
 // rawLogsBefore are the names that the raw log of an earlier attempt has: the
@@ -264,6 +280,7 @@ func (s *Server) removeContainer(c *call) ([]byte, error) {
 	s.drain(c.ctx, req.ContainerId)
 	answer, err := c.forward(c.request)
 	if gone(err) {
+		s.others.remove(req.ContainerId)
 		s.forget(c.ctx, req.ContainerId)
 	}
 	return answer, err
@@ -316,7 +333,7 @@ func (s *Server) collectRaw(sandboxID string) {
 	}
 	root, err := os.OpenRoot(s.rawRoot())
 	if err == nil {
-		err = root.RemoveAll(sandboxID)
+		err = root.RemoveAll(bareID(sandboxID))
 		root.Close()
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -392,7 +392,10 @@ func TestRemoveNoSandbox(t *testing.T) {
 // TestStartedPastUs is a VM that somebody has started at the runtime itself.
 func TestStartedPastUs(t *testing.T) {
 	r := newRig(t, nil, nil)
-	oneContainer(r.backend, "c1") // lists it as running
+	oneContainer(r.backend, "c1")
+	r.backend.Handle("ListContainers", proxytest.Typed(func(context.Context, *runtimeapi.ListContainersRequest) (*runtimeapi.ListContainersResponse, error) {
+		return &runtimeapi.ListContainersResponse{Containers: []*runtimeapi.Container{{Id: "c1", State: runtimeapi.ContainerState_CONTAINER_RUNNING}}}, nil
+	}))
 	id := r.create("pod", 0, nil)
 	r.writeRaw("uid-pod/_0.log", "booted\n")
 	if _, err := r.client.ReopenContainerLog(t.Context(), &runtimeapi.ReopenContainerLogRequest{ContainerId: id}); err != nil {

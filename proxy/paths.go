@@ -88,10 +88,10 @@ func podLogDirectory(podLogsDir, namespace, name, uid string) string {
 // runtime that gives every attempt the same container ID may also go on with
 // one of those of the attempts before.
 func rawLogs(sandboxID, container string, attempt uint32, before ...string) []string {
-	n := strconv.FormatUint(uint64(attempt), 10)
-	names := []string{filepath.Join(sandboxID, "_"+n+".log")}
+	n, dir := strconv.FormatUint(uint64(attempt), 10), bareID(sandboxID)
+	names := []string{filepath.Join(dir, "_"+n+".log")}
 	if isComponent(container) {
-		names = append(names, filepath.Join(sandboxID, container+"_"+n+".log"))
+		names = append(names, filepath.Join(dir, container+"_"+n+".log"))
 	}
 	for _, name := range before {
 		if !slices.Contains(names, name) {
@@ -144,8 +144,12 @@ func (s *Server) answeredLogPath(st *runtimeapi.ContainerStatus) string {
 	if c, ok := s.logs.Container(st.GetId()); ok {
 		return logPathOf(c)
 	}
+	p := st.GetLogPath()
+	if s.others.has(st.GetId()) {
+		return p
+	}
 	// Not made through this proxy, or just being made.
-	if p := st.GetLogPath(); filepath.IsAbs(p) && filepath.Clean(p) == p && !strings.ContainsAny(p, globs) && !s.isRaw(p) {
+	if filepath.IsAbs(p) && filepath.Clean(p) == p && !strings.ContainsAny(p, globs) && !s.isRaw(p) {
 		return p
 	}
 	return logPathOf(labelled(s.cfg.PodLogsDir, st.GetId(), "", st.GetLabels(), st.GetAnnotations(), st.GetMetadata().GetAttempt()))

@@ -70,6 +70,7 @@ func (s *Server) reconcile(ctx context.Context) (again time.Duration) {
 	defer cancel()
 	before := s.logs.Containers()
 	sandboxesBefore := s.logs.Sandboxes()
+	othersBefore := s.others.all()
 	var containers runtimeapi.ListContainersResponse
 	var sandboxes runtimeapi.ListPodSandboxResponse
 	err := s.ask(ctx, "ListPodSandbox", &runtimeapi.ListPodSandboxRequest{}, &sandboxes)
@@ -83,10 +84,14 @@ func (s *Server) reconcile(ctx context.Context) (again time.Duration) {
 		glog.Errorf("cannot compare the log map with what the runtime lists, trying again in %v: %v", reconcileAgain, err)
 		return reconcileAgain
 	}
+	pods := make(map[string]map[string]string) // annotations
+	for _, p := range sandboxes.Items {
+		pods[p.Id] = p.Annotations
+	}
 	listed := make(map[string]bool)
 	for _, c := range containers.Containers {
 		listed[c.Id] = true
-		s.reconcileContainer(ctx, c)
+		s.reconcileContainer(ctx, c, pods[c.PodSandboxId])
 	}
 	missing := make(map[string]bool)
 	for _, record := range before {
@@ -102,17 +107,22 @@ func (s *Server) reconcile(ctx context.Context) (again time.Duration) {
 		}
 	}
 	s.missing = missing
+	for _, id := range othersBefore {
+		if !listed[id] {
+			s.others.remove(id)
+		}
+	}
 	s.reconcileSandboxes(sandboxes.Items, sandboxesBefore)
 	return again
 }
 
 // reconcileContainer makes the record of a container agree with what the
 // runtime lists.
-func (s *Server) reconcileContainer(ctx context.Context, c *runtimeapi.Container) {
+func (s *Server) reconcileContainer(ctx context.Context, c *runtimeapi.Container, pod map[string]string) {
 	record, ok := s.logs.Container(c.Id)
 	switch {
 	case !ok:
-		s.rebuild(ctx, c)
+		s.rebuild(ctx, c, pod)
 	case !record.Started && c.State == runtimeapi.ContainerState_CONTAINER_RUNNING:
 		// It was started past this proxy, or the record of its start was lost.
 		s.begin(ctx, record)
@@ -129,7 +139,7 @@ func (s *Server) reconcileSandboxes(items []*runtimeapi.PodSandbox, before []str
 	listed := make(map[string]bool)
 	for _, p := range items {
 		listed[p.Id] = true
-		if _, ok := s.logs.Sandbox(p.Id); !ok {
+		if _, ok := s.logs.Sandbox(p.Id); !ok && s.cfg.ours(p.Annotations) {
 			meta := p.GetMetadata()
 			s.recorded(s.logs.PutSandbox(logmap.Sandbox{
 				ID: p.Id, Namespace: meta.GetNamespace(), Name: meta.GetName(), UID: meta.GetUid(),
@@ -145,14 +155,18 @@ func (s *Server) reconcileSandboxes(items []*runtimeapi.PodSandbox, before []str
 }
 
 // rebuild puts a container on record that was made before the record began, and
-// goes on with its conversion.
-func (s *Server) rebuild(ctx context.Context, c *runtimeapi.Container) (logmap.Container, bool) {
+// goes on with its conversion. pod are the annotations of its pod.
+func (s *Server) rebuild(ctx context.Context, c *runtimeapi.Container, pod map[string]string) (logmap.Container, bool) {
+	if !s.cfg.ours(pod) {
+		s.others.add(c.Id)
+		return logmap.Container{}, false
+	}
 	record := labelled(s.cfg.PodLogsDir, c.Id, c.PodSandboxId, c.Labels, c.Annotations, c.GetMetadata().GetAttempt())
 	if record.ContainerLog == "" || !isComponent(c.PodSandboxId) {
 		glog.V(1).Infof("container %s is not on record, and %s: it gets no log", c.Id, record.Problem)
 		return record, false
 	}
-	record.Mode, record.ModeProblem = s.cfg.mode(s.sandboxAnnotations(ctx, c.PodSandboxId))
+	record.Mode, record.ModeProblem = s.cfg.mode(pod)
 	record.Started = c.State != runtimeapi.ContainerState_CONTAINER_CREATED
 	if record.Mode != logmap.ModePTY {
 		record.RawLogs = rawLogs(record.SandboxID, record.Name, record.Attempt)
@@ -178,12 +192,20 @@ func (s *Server) container(c *call, id string) (record logmap.Container, ok bool
 	if record, ok := s.logs.Container(id); ok {
 		return record, true
 	}
-	if found := s.list(c.ctx, id); found != nil {
-		ctx, cancel := context.WithTimeout(c.ctx, drainTimeout)
-		defer cancel()
-		return s.rebuild(ctx, found)
+	if s.others.has(id) {
+		return logmap.Container{}, false
 	}
-	return logmap.Container{}, false
+	found := s.list(c.ctx, id)
+	if found == nil {
+		return logmap.Container{}, false
+	}
+	ctx, cancel := context.WithTimeout(c.ctx, drainTimeout)
+	defer cancel()
+	pod, err := s.sandboxAnnotations(ctx, found.PodSandboxId)
+	if err != nil {
+		return logmap.Container{}, false
+	}
+	return s.rebuild(ctx, found, pod)
 }
 
 // list asks the runtime for one container. nil if it does not have it, or does

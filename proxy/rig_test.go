@@ -197,7 +197,7 @@ func oneContainer(b *proxytest.Backend, id string) {
 		return &runtimeapi.CreateContainerResponse{ContainerId: id}, nil
 	}))
 	b.Handle("ListContainers", proxytest.Typed(func(context.Context, *runtimeapi.ListContainersRequest) (*runtimeapi.ListContainersResponse, error) {
-		return &runtimeapi.ListContainersResponse{Containers: []*runtimeapi.Container{{Id: id, State: runtimeapi.ContainerState_CONTAINER_RUNNING}}}, nil
+		return &runtimeapi.ListContainersResponse{Containers: []*runtimeapi.Container{{Id: id}}}, nil
 	}))
 	b.Handle("ListPodSandbox", proxytest.Typed(func(context.Context, *runtimeapi.ListPodSandboxRequest) (*runtimeapi.ListPodSandboxResponse, error) {
 		return &runtimeapi.ListPodSandboxResponse{}, nil

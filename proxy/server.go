@@ -44,6 +44,8 @@ type Config struct {
 	// LogMode is where the consoles of pods go that do not say it themselves.
 	// It is pty if there is no VMLogLocation.
 	LogMode logmap.Mode
+	// Intercept says which pods are ours; "" is InterceptAll.
+	Intercept Intercept
 }
 
 // Server is the proxy.
@@ -54,6 +56,8 @@ type Server struct {
 	consoles   Consoles // nil: no libvirt
 	conn       *grpc.ClientConn
 	grpc       *grpc.Server
+
+	others idSet // containers that are known not to be ours
 
 	missing map[string]bool // containers that the last reconcile did not find; its own
 }

@@ -70,6 +70,7 @@ func parseFlags(args []string, out io.Writer) (*options, error) {
 	runtimeEndpoint := fs.String("runtime-endpoint", "unix:///run/virtlet.sock", "unix socket of the runtime, as `unix:///path` or /path")
 	location := fs.String("vm-log-location", os.Getenv(locationEnv), "where the runtime puts VM consoles, as Virtlet reads it: a `directory` as the runtime sees it,\nor \"pty\" or \"\" if consoles are ptys; default: $"+locationEnv)
 	logMode := fs.String("log-mode", "", "where VM consoles go: `file` (kubectl logs), pty (virsh console) or both;\nthe annotation "+proxy.LogModeAnnotation+" on a pod overrides it;\ndefault: as --vm-log-location says, file or pty")
+	intercept := fs.String("intercept", "all", "which pods are VMs: `all`, or annotation: those with the annotation\n"+proxy.TargetRuntimeAnnotation+"=virtlet.cloud; all others pass untouched")
 	libvirtSocket := fs.String("libvirt-socket", "", libvirtSocketUsage)
 	vmLogDir := fs.String("vm-log-dir", "", "the same `directory` as this host sees it; default: the same path")
 	podLogsDir := fs.String("pod-logs-dir", "/var/log/pods", "kubelet's podLogsDir; no log outside this `directory` is written")
@@ -140,6 +141,9 @@ func parseFlags(args []string, out io.Writer) (*options, error) {
 	}
 	if o.proxy.LogMode, err = parseLogMode(*logMode, o.proxy.VMLogLocation); err != nil {
 		return nil, usageError{fmt.Errorf("--log-mode: %w", err)}
+	}
+	if o.proxy.Intercept, err = proxy.ParseIntercept(*intercept); err != nil {
+		return nil, usageError{fmt.Errorf("--intercept: %w", err)}
 	}
 	if o.libvirt, err = parseLibvirtSocket(*libvirtSocket); err != nil {
 		return nil, usageError{fmt.Errorf("--libvirt-socket: %w", err)}
