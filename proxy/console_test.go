@@ -46,6 +46,14 @@ func (f *fakeLibvirt) SetConsole(_ context.Context, _ string, console libvirt.Co
 	return f.serial, nil
 }
 
+func newRigWithLibvirt(t *testing.T, l proxy.Consoles, configure func(*proxy.Config)) *rig {
+	r := newRig(t, nil, configure)
+	r.stop()
+	r.libvirt = l
+	r.start()
+	return r
+}
+
 func withMode(mode string) func(*runtimeapi.CreateContainerRequest) {
 	return func(req *runtimeapi.CreateContainerRequest) {
 		req.SandboxConfig.Annotations = map[string]string{proxy.LogModeAnnotation: mode}
@@ -84,15 +92,12 @@ func TestConsoleOfAStart(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			fake := &fakeLibvirt{serial: test.domain, err: test.err}
-			r := newRig(t, nil, func(c *proxy.Config) {
+			r := newRigWithLibvirt(t, fake, func(c *proxy.Config) {
 				c.LogMode = test.node
 				if test.noLocation {
 					c.VMLogLocation, c.VMLogDir = "", ""
 				}
 			})
-			r.stop()
-			r.libvirt = fake
-			r.start()
 			oneContainer(r.backend, "c1")
 			change := func(*runtimeapi.CreateContainerRequest) {}
 			if test.pod != "" {
@@ -133,10 +138,7 @@ func TestConsoleOfAStart(t *testing.T) {
 // TestStartsWithoutLog has a VM that cannot start because of its log.
 func TestStartsWithoutLog(t *testing.T) {
 	fake := &fakeLibvirt{serial: libvirt.Serial{Type: "pty"}}
-	r := newRig(t, nil, func(c *proxy.Config) { c.LogMode = logmap.ModeBoth })
-	r.stop()
-	r.libvirt = fake
-	r.start()
+	r := newRigWithLibvirt(t, fake, func(c *proxy.Config) { c.LogMode = logmap.ModeBoth })
 	oneContainer(r.backend, "c1")
 	id := r.create("pod", 0, nil)
 	cause := "Unable to open file: /var/log/vms/uid-pod/_0.log: No such file or directory"
@@ -168,10 +170,7 @@ func TestStartsWithoutLog(t *testing.T) {
 // TestRawDirectory is the directory that libvirt needs before the VM starts.
 func TestRawDirectory(t *testing.T) {
 	fake := &fakeLibvirt{serial: libvirt.Serial{Type: "pty"}}
-	r := newRig(t, nil, func(c *proxy.Config) { c.LogMode = logmap.ModeBoth })
-	r.stop()
-	r.libvirt = fake
-	r.start()
+	r := newRigWithLibvirt(t, fake, func(c *proxy.Config) { c.LogMode = logmap.ModeBoth })
 	oneContainer(r.backend, "c1")
 	r.startContainer(r.create("pod", 0, nil))
 	if fi, err := os.Stat(filepath.Join(r.cfg.VMLogDir, "uid-pod")); err != nil || !fi.IsDir() {
