@@ -89,8 +89,13 @@ func openRegular(dir *os.Root, name, path string, flag int, perm fs.FileMode) (*
 	opened, err := f.Stat()
 	if err == nil {
 		var now fs.FileInfo
-		if now, err = dir.Lstat(name); err == nil && (!now.Mode().IsRegular() || !os.SameFile(opened, now)) {
+		switch now, err = dir.Lstat(name); {
+		case err != nil:
+		case !now.Mode().IsRegular():
 			err = refuse(now)
+		case !os.SameFile(opened, now):
+			// Rotated in between: what was asked for is not there any more.
+			err = &fs.PathError{Op: "open", Path: path, Err: fs.ErrNotExist}
 		}
 	}
 	if err != nil {

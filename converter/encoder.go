@@ -2,6 +2,7 @@ package converter
 
 import (
 	"fmt"
+	"strings"
 	"time"
 	"unicode/utf8"
 )
@@ -43,6 +44,8 @@ const timeLayout = "2006-01-02T15:04:05.000000000Z"
 // noticePrefix begins the content of every record that the VM did not write.
 // Such a record is on stream stderr, which a serial port does not have.
 const noticePrefix = "[cri-logproxy] "
+
+var oneLine = strings.NewReplacer("\r\n", " ", "\n", " ", "\r", " ")
 
 // holeNotice is the notice that stands for a Line.Hole.
 const holeNotice = "skipped %d NUL bytes: a hole in the raw log"
@@ -110,8 +113,9 @@ func (e *Encoder) Append(dst []byte, l Line) []byte {
 }
 
 // AppendNotice appends a record that says something to the reader in our own
-// name. text has no line end.
+// name. A line end in text, such as libvirt's errors may have, becomes a space.
 func (e *Encoder) AppendNotice(dst []byte, text string) []byte {
+	text = oneLine.Replace(text)
 	if e.Format == DockerJSON {
 		dst = append(dst, jsonHead...)
 		dst = appendJSONText(dst, []byte(noticePrefix+text))

@@ -118,8 +118,8 @@ func (f *follower) open() (restarted bool, err error) {
 		switch {
 		case at >= 0:
 		case f.pos.Name != "" || f.fromOldest:
-			at = 0 // all that is left is newer than the position, or unknown
-			if f.pos.Name != "" {
+			at = 0                  // all that is left is newer than the position, or unknown
+			if f.pos.Name == name { // else the position is in the log of another attempt
 				f.gap = chain.missing(f.root, f.pos.Offset)
 			}
 		default:
@@ -158,6 +158,7 @@ func (f *follower) openAs(name, file string) error {
 // restarted says that data begins a new content: the file was replaced or
 // truncated.
 func (f *follower) read(buf []byte) (data []byte, restarted bool, err error) {
+	f.gap = gap{}
 	if f.file == nil {
 		if restarted, err = f.open(); err != nil || f.file == nil {
 			return nil, false, err
@@ -307,6 +308,7 @@ func (f *follower) size() (size int64) {
 // successor is the file that follows the one being read.
 type successor struct {
 	name, file string
+	id         fileID
 	// continues says that the writer went on there in mid-line: a rotation.
 	continues bool
 	// gap is what may be missing between the two.
@@ -328,7 +330,7 @@ func (f *follower) successor() (next successor, ok bool) {
 			return successor{}, false
 		}
 		if name != f.pos.Name {
-			return successor{name: name, file: name}, true
+			return successor{name: name, file: name, id: id}, true
 		}
 		chain := generations(f.root, name)
 		if len(chain) == 0 {
@@ -338,34 +340,36 @@ func (f *follower) successor() (next successor, ok bool) {
 			if i+1 == len(chain) {
 				return successor{}, false
 			}
-			return successor{name: name, file: chain[i+1].name, continues: true}, true
+			return successor{name: name, file: chain[i+1].name, id: chain[i+1].id, continues: true}, true
 		}
-		return successor{name: name, file: chain[0].name, gap: gap{found: len(chain) > 1}}, true
+		return successor{name: name, file: chain[0].name, id: chain[0].id, gap: gap{found: len(chain) > 1}}, true
 	}
 	return successor{}, false
 }
 
-// span reads on in a successor in which the last line of the file goes on.
-func (f *follower) span(next successor) error {
-	opened, err := openBeneath(f.root, next.file, os.O_RDONLY, 0)
-	if err != nil {
-		return err
+// moveOn goes on in the successor: behind the rest of the file if it continues
+// there, else at its start. moved is false if it is not where it was seen: there
+// was a rotation in between.
+func (f *follower) moveOn(to successor) (moved bool, err error) {
+	opened, err := openBeneath(f.root, to.file, os.O_RDONLY, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
 	}
-	id, err := rawIDOf(opened)
 	if err != nil {
+		return false, err
+	}
+	if id, err := rawIDOf(opened); err != nil || id != to.id {
 		opened.Close()
-		return err
+		return false, err
 	}
-	f.watcher.releaseFile(f.sub)
-	f.next, f.nextID = opened, id
-	return nil
-}
-
-// follow goes on at the start of a successor that begins anew.
-func (f *follower) follow(next successor) error {
+	if to.continues {
+		f.watcher.releaseFile(f.sub)
+		f.next, f.nextID = opened, to.id
+		return true, nil
+	}
 	f.closeFile()
-	f.pos, f.gap = RawPosition{Name: next.name, Tail: f.pos.Tail[:0]}, next.gap
-	return f.openAs(next.name, next.file)
+	f.file, f.pos = opened, RawPosition{Name: to.name, ID: to.id, Tail: f.pos.Tail[:0]}
+	return true, nil
 }
 
 // lookUp returns the identity of the file at the first name that exists.

@@ -2,6 +2,7 @@ package converter
 
 import (
 	"path/filepath"
+	"slices"
 	"strconv"
 )
 
@@ -21,6 +22,19 @@ type chain []generation
 // rotates it: name.0 is the newest of the old ones, name.1 the one before
 // (src/util/virrotatingfile.c). It ends with name itself, if that exists.
 func generations(root, name string) chain {
+	// In the midst of a rotation the names are one step apart.
+	all := lookAtGenerations(root, name)
+	for range maxGenerations {
+		again := lookAtGenerations(root, name)
+		if slices.Equal(all, again) {
+			break
+		}
+		all = again
+	}
+	return all
+}
+
+func lookAtGenerations(root, name string) chain {
 	var all chain
 	add := func(name string) bool {
 		id, err := rawID(filepath.Join(root, name))
@@ -30,7 +44,12 @@ func generations(root, name string) chain {
 		return err == nil
 	}
 	add(name)
-	for i := 0; i < maxGenerations && add(name+"."+strconv.Itoa(i)); i++ {
+	for i, hole := 0, false; i < maxGenerations; i++ {
+		if found := add(name + "." + strconv.Itoa(i)); !found && hole {
+			break
+		} else {
+			hole = !found // one name is free while the files move up
+		}
 	}
 	return all
 }

@@ -166,8 +166,20 @@ type rawRest struct {
 	sizes []int64
 }
 
+// errRotated says that a file is not under the name any more that it had.
+var errRotated = errors.New("the raw log was rotated meanwhile")
+
 // openRest opens the files from the one that f reads. The caller closes them.
-func openRest(f *follower) (*rawRest, error) {
+func openRest(f *follower) (r *rawRest, err error) {
+	for range maxGenerations {
+		if r, err = tryOpenRest(f); !errors.Is(err, errRotated) {
+			break
+		}
+	}
+	return r, err
+}
+
+func tryOpenRest(f *follower) (*rawRest, error) {
 	r := &rawRest{}
 	files := chain{{name: f.pos.Name, id: f.pos.ID}}
 	if all := generations(f.root, f.pos.Name); all.find(f.pos.ID) >= 0 {
@@ -184,6 +196,12 @@ func openRest(f *follower) (*rawRest, error) {
 		}
 		r.files = append(r.files, file)
 		fi, err := file.Stat()
+		if err == nil {
+			var id fileID
+			if id, err = rawIDOf(file); err == nil && id != g.id {
+				err = errRotated
+			}
+		}
 		if err != nil {
 			r.close()
 			return nil, err

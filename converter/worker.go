@@ -248,8 +248,12 @@ func (w *worker) convert(flush Flush) (wait time.Duration, err error) {
 			next = &s // once more: the file may have been written to before
 			continue
 		}
-		if err := w.moveOn(*next); err != nil {
+		moved, err := w.moveOn(*next)
+		if err != nil {
 			return w.rawFailed(err)
+		}
+		if !moved {
+			return 0, nil // an event tells of the rotation
 		}
 		next = nil
 	}
@@ -258,12 +262,12 @@ func (w *worker) convert(flush Flush) (wait time.Duration, err error) {
 
 // moveOn goes on with the file that took the place of the one that is read to
 // its end.
-func (w *worker) moveOn(next successor) error {
-	if next.continues {
-		return w.follower.span(next)
+func (w *worker) moveOn(next successor) (moved bool, err error) {
+	moved, err = w.follower.moveOn(next)
+	if moved && !next.continues {
+		w.restarted, w.dirty, w.gap = true, true, next.gap
 	}
-	w.restarted, w.dirty, w.gap = true, true, next.gap
-	return w.follower.follow(next)
+	return moved, err
 }
 
 // restart begins a new content of the raw log.

@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/golang/glog"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -73,7 +73,7 @@ func (s *Server) fitConsole(ctx context.Context, record *logmap.Container) {
 	switch {
 	case err == nil:
 		s.observed(record, serial)
-	case record.Mode == logmap.ModeFile:
+	case record.Mode == logmap.ModeFile && !record.ModeAsked:
 		// As the runtime sets it up. Its raw log has one of the names on record.
 		glog.V(1).Infof("container %s: not asking libvirt where its raw log is: %v", record.ID, err)
 	default:
@@ -87,24 +87,17 @@ func (s *Server) setConsole(ctx context.Context, record *logmap.Container, file 
 	if s.consoles == nil {
 		return libvirt.Serial{}, errors.New("there is no libvirt")
 	}
+	if deadline, ok := ctx.Deadline(); ok { // crictl waits 2 s: the VM must start, too
+		var cancel func()
+		ctx, cancel = context.WithTimeout(ctx, time.Until(deadline)/2)
+		defer cancel()
+	}
 	if record.Mode != logmap.ModePTY {
-		if err := s.makeRawDir(record.SandboxID); err != nil {
+		if err := s.makeRawDir(ctx, record.SandboxID); err != nil {
 			return libvirt.Serial{}, fmt.Errorf("make the raw log's directory: %w; set --vm-log-dir to where this host has what libvirtd sees as %s", err, s.cfg.VMLogLocation)
 		}
 	}
 	return s.consoles.SetConsole(ctx, record.ID, libvirt.Console(record.Mode), file)
-}
-
-func (s *Server) makeRawDir(sandboxID string) error {
-	root, err := os.OpenRoot(s.rawRoot())
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	if err := root.Mkdir(bareID(sandboxID), 0o700); err != nil && !errors.Is(err, os.ErrExist) {
-		return err
-	}
-	return nil
 }
 
 // observed completes a record by what libvirt says of its domain: the truth
@@ -148,6 +141,21 @@ func (s *Server) observe(ctx context.Context, record *logmap.Container) {
 	s.observed(record, serial)
 }
 
+// checkConsole looks at the VM that has just started: one that goes on from a
+// saved state has the console of that time.
+func (s *Server) checkConsole(ctx context.Context, record logmap.Container) {
+	if s.consoles == nil || len(record.RawLogs) != 1 || !record.RawAppends {
+		return // nothing has been set up
+	}
+	serial, err := s.consoles.Serial(ctx, record.ID)
+	if err != nil || !serial.Active || serial.File() == filepath.Join(s.cfg.VMLogLocation, record.RawLogs[0]) {
+		return
+	}
+	s.observed(&record, serial)
+	s.recorded(s.logs.UpdateContainer(record))
+	s.convert(ctx, record)
+}
+
 // notice tells the operator, and the readers of the VM's log.
 func (s *Server) notice(record *logmap.Container, text string) {
 	glog.Errorf("container %s (%s/%s %s): %s", record.ID, record.Namespace, record.Pod, record.Name, text)
@@ -159,12 +167,16 @@ func (s *Server) notice(record *logmap.Container, text string) {
 
 // blamesLog says that a VM did not start because its log cannot be written.
 func blamesLog(record logmap.Container, startErr error) bool {
-	return record.Mode == logmap.ModeBoth && len(record.RawLogs) > 0 && strings.Contains(startErr.Error(), record.RawLogs[0])
+	return record.RawAppends && len(record.RawLogs) > 0 && strings.Contains(startErr.Error(), record.RawLogs[0])
 }
 
 // unlog takes the log of a VM away that does not start with it.
 func (s *Server) unlog(ctx context.Context, record logmap.Container, startErr error) bool {
-	if _, err := s.consoles.SetConsole(ctx, record.ID, libvirt.PTY, s.cfg.VMLogLocation); err != nil {
+	serial, err := s.consoles.SetConsole(ctx, record.ID, libvirt.PTY, s.cfg.VMLogLocation)
+	if err == nil && serial.Active {
+		return false // it runs after all
+	}
+	if err != nil {
 		glog.Errorf("container %s: its VM does not start with a log, which cannot be taken away: %v", record.ID, err)
 		return false
 	}

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"sync"
 
@@ -137,6 +135,8 @@ func (s *Server) createContainer(c *call) ([]byte, error) {
 	record.ID = resp.ContainerId
 	if old, ok := s.logs.Container(record.ID); ok && record.Mode != logmap.ModePTY && len(old.RawLogs) > 0 {
 		record.RawLogs = rawLogs(record.SandboxID, record.Name, record.Attempt, s.rawLogsBefore(c.ctx, old)...)
+		record.RawAppends = old.RawAppends // unless libvirt says what became of it
+		s.discardRaw(c.ctx, old)
 	}
 	s.recorded(s.logs.PutContainer(record))
 	if record.Problem != "" {
@@ -157,21 +157,6 @@ func (s *Server) createOther(c *call) ([]byte, error) {
 	return answer, err
 }
 
-// rawLogsBefore are the names that the raw log of an earlier attempt has: the
-// one that it was seen to have, or all that exist.
-func (s *Server) rawLogsBefore(ctx context.Context, old logmap.Container) []string {
-	if seen := s.converters.RawName(ctx, old.ID); seen != "" {
-		return []string{seen}
-	}
-	var existing []string
-	for _, name := range old.RawLogs {
-		if _, err := os.Lstat(filepath.Join(s.rawRoot(), name)); err == nil {
-			existing = append(existing, name)
-		}
-	}
-	return existing
-}
-
 // plan is the record of a container that is about to be made; its ID is not
 // known yet.
 func (s *Server) plan(req *runtimeapi.CreateContainerRequest) logmap.Container {
@@ -181,6 +166,7 @@ func (s *Server) plan(req *runtimeapi.CreateContainerRequest) logmap.Container {
 		Namespace: pod.GetNamespace(), Pod: pod.GetName(), Name: meta.GetName(), Attempt: meta.GetAttempt(),
 	}
 	record.Mode, record.ModeProblem = s.cfg.mode(req.GetSandboxConfig().GetAnnotations())
+	record.ModeAsked = record.Mode != s.cfg.LogMode
 	if record.ModeProblem != "" {
 		glog.Errorf("pod %s/%s: %s", record.Namespace, record.Pod, record.ModeProblem)
 	}
@@ -230,7 +216,10 @@ func (s *Server) startContainer(c *call) ([]byte, error) {
 	}
 	record = s.begin(c.ctx, record)
 	answer, err := c.forward(c.request)
-	if err != nil && c.ctx.Err() == nil && blamesLog(record, err) && s.unlog(c.ctx, record, err) {
+	switch {
+	case err == nil:
+		s.checkConsole(c.ctx, record)
+	case c.ctx.Err() == nil && blamesLog(record, err) && s.unlog(c.ctx, record, err):
 		return c.forward(c.request)
 	}
 	return answer, err
@@ -294,13 +283,15 @@ func gone(err error) bool {
 // forget ends the conversion and drops the record. kubelet has deleted the log
 // already; nothing makes it again.
 func (s *Server) forget(ctx context.Context, id string) {
-	if _, ok := s.logs.Container(id); !ok {
+	record, ok := s.logs.Container(id)
+	if !ok {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
 	defer cancel()
 	s.recorded(s.converters.Forget(ctx, id))
 	s.recorded(s.logs.RemoveContainer(id))
+	s.removeRaw(ctx, record)
 	glog.V(1).Infof("container %s: forgotten", id)
 }
 
@@ -320,25 +311,9 @@ func (s *Server) removePodSandbox(c *call) ([]byte, error) {
 	}
 	if _, ok := s.logs.Sandbox(req.PodSandboxId); ok {
 		s.recorded(s.logs.RemoveSandbox(req.PodSandboxId))
-		s.collectRaw(req.PodSandboxId)
+		s.collectRaw(c.ctx, req.PodSandboxId)
 	}
 	return answer, err
-}
-
-// collectRaw deletes the raw directory of a sandbox that is gone, if the
-// runtime has left it.
-func (s *Server) collectRaw(sandboxID string) {
-	if s.rawRoot() == "" || !isComponent(sandboxID) {
-		return
-	}
-	root, err := os.OpenRoot(s.rawRoot())
-	if err == nil {
-		err = root.RemoveAll(bareID(sandboxID))
-		root.Close()
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		glog.Errorf("remove the raw logs of sandbox %s: %v", sandboxID, err)
-	}
 }
 
 func (s *Server) reopenContainerLog(c *call) ([]byte, error) {

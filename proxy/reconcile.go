@@ -112,7 +112,9 @@ func (s *Server) reconcile(ctx context.Context) (again time.Duration) {
 			s.others.remove(id)
 		}
 	}
-	s.reconcileSandboxes(sandboxes.Items, sandboxesBefore)
+	if s.reconcileSandboxes(ctx, sandboxes.Items, sandboxesBefore) {
+		again = reconcileAgain
+	}
 	return again
 }
 
@@ -135,7 +137,9 @@ func (s *Server) isRunning(ctx context.Context, id string) bool {
 	return c != nil && c.State == runtimeapi.ContainerState_CONTAINER_RUNNING
 }
 
-func (s *Server) reconcileSandboxes(items []*runtimeapi.PodSandbox, before []string) {
+// reconcileSandboxes does the same for sandboxes. more says that it should be
+// called again.
+func (s *Server) reconcileSandboxes(ctx context.Context, items []*runtimeapi.PodSandbox, before []string) (more bool) {
 	listed := make(map[string]bool)
 	for _, p := range items {
 		listed[p.Id] = true
@@ -147,11 +151,19 @@ func (s *Server) reconcileSandboxes(items []*runtimeapi.PodSandbox, before []str
 			}))
 		}
 	}
+	missing := make(map[string]bool)
 	for _, id := range before {
-		if !listed[id] && len(s.logs.InSandbox(id)) == 0 {
+		switch {
+		case listed[id]:
+		case s.missingSandboxes[id] && len(s.logs.InSandbox(id)) == 0:
 			s.recorded(s.logs.RemoveSandbox(id))
+			s.collectRaw(ctx, id)
+		default:
+			missing[id] = true
 		}
 	}
+	s.missingSandboxes = missing
+	return len(missing) > 0
 }
 
 // rebuild puts a container on record that was made before the record began, and

@@ -45,6 +45,8 @@ func newRig(t *testing.T, backend *proxytest.Backend, configure func(*proxy.Conf
 			t.Fatal(err)
 		}
 		t.Cleanup(backend.Close)
+		// The proxy asks at once. By itself the fake lists something.
+		listNothing(backend)
 	}
 	r := &rig{t: t, dir: dir, backend: backend, cfg: proxy.Config{
 		RuntimeSocket: backend.Socket(),
@@ -70,6 +72,16 @@ func newRig(t *testing.T, backend *proxytest.Backend, configure func(*proxy.Conf
 	t.Cleanup(func() { conn.Close() })
 	r.client = runtimeapi.NewRuntimeServiceClient(conn)
 	return r
+}
+
+// listNothing makes the fake runtime one that has nothing yet.
+func listNothing(b *proxytest.Backend) {
+	b.Handle("ListContainers", proxytest.Typed(func(context.Context, *runtimeapi.ListContainersRequest) (*runtimeapi.ListContainersResponse, error) {
+		return &runtimeapi.ListContainersResponse{}, nil
+	}))
+	b.Handle("ListPodSandbox", proxytest.Typed(func(context.Context, *runtimeapi.ListPodSandboxRequest) (*runtimeapi.ListPodSandboxResponse, error) {
+		return &runtimeapi.ListPodSandboxResponse{}, nil
+	}))
 }
 
 func (r *rig) socket() string { return filepath.Join(r.dir, "proxy.sock") }
@@ -198,9 +210,6 @@ func oneContainer(b *proxytest.Backend, id string) {
 	}))
 	b.Handle("ListContainers", proxytest.Typed(func(context.Context, *runtimeapi.ListContainersRequest) (*runtimeapi.ListContainersResponse, error) {
 		return &runtimeapi.ListContainersResponse{Containers: []*runtimeapi.Container{{Id: id}}}, nil
-	}))
-	b.Handle("ListPodSandbox", proxytest.Typed(func(context.Context, *runtimeapi.ListPodSandboxRequest) (*runtimeapi.ListPodSandboxResponse, error) {
-		return &runtimeapi.ListPodSandboxResponse{}, nil
 	}))
 }
 

@@ -59,7 +59,8 @@ type Server struct {
 
 	others idSet // containers that are known not to be ours
 
-	missing map[string]bool // containers that the last reconcile did not find; its own
+	missing          map[string]bool // containers that the last reconcile did not find; its own
+	missingSandboxes map[string]bool // the same
 }
 
 // New makes a Server that keeps its records in logs and its converters in

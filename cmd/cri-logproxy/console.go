@@ -13,7 +13,6 @@ import (
 	"slices"
 	"strings"
 	"syscall"
-	"time"
 
 	"golang.org/x/term"
 
@@ -33,9 +32,6 @@ to a file only.
 Flags:
 `
 
-// virshTimeout is how long virsh may take to end when we are told to.
-const virshTimeout = 5 * time.Second
-
 // console is `cri-logproxy console`.
 func console(args []string, out io.Writer) error {
 	fs := flag.NewFlagSet("console", flag.ContinueOnError)
@@ -53,7 +49,7 @@ func console(args []string, out io.Writer) error {
 		}
 		return usageError{fmt.Errorf("console: %w", err)}
 	}
-	if fs.NArg() != 1 {
+	if fs.NArg() != 1 || fs.Arg(0) == "" {
 		return usageError{errors.New("console: want one CONTAINER: an ID, the beginning of one, or namespace/pod")}
 	}
 	socket, err := parseLibvirtSocket(*libvirtSocket)
@@ -149,12 +145,8 @@ func runVirsh(ctx context.Context, args []string) error {
 	}
 	defer term.Restore(stdin, before) // virsh may be killed
 	var said bytes.Buffer
-	if os.Geteuid() == 0 {
-		args = append([]string{"--no-pkttyagent"}, args...) // nobody has to be asked for a password
-	}
-	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
-	cmd.WaitDelay = virshTimeout
+	cmd := exec.CommandContext(ctx, path, args...) // on its console virsh obeys no SIGTERM
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, io.MultiWriter(os.Stderr, &said)
 	err = cmd.Run()
 	switch {

@@ -66,6 +66,8 @@ type Container struct {
 	ContainerLog string `json:"containerLog,omitempty"`
 	// Problem says why there is no log; "" if all is well.
 	Problem string `json:"problem,omitempty"`
+	// ModeAsked says that the pod asks for another mode than the node's default.
+	ModeAsked bool `json:"modeAsked,omitempty"`
 	// ModeProblem says why the mode is not the one that the pod asks for; "" if
 	// it is.
 	ModeProblem string `json:"modeProblem,omitempty"`

@@ -1,0 +1,122 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/golang/glog"
+
+	"github.com/cri-logproxy/cri-logproxy/proxy/logmap"
+)
+
+// onRawDisk calls fn with the directory of the raw logs. It waits drainTimeout
+// at most, and not longer than ctx: a disk may hang. fn goes on then.
+func (s *Server) onRawDisk(ctx context.Context, fn func(root *os.Root) error) error {
+	if s.rawRoot() == "" {
+		return errors.New("there is no --vm-log-location for raw logs")
+	}
+	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() {
+		root, err := os.OpenRoot(s.rawRoot())
+		if err == nil {
+			err = errors.Join(fn(root), root.Close())
+		}
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("the disk of the raw logs hangs: %w", ctx.Err())
+	}
+}
+
+// makeRawDir makes the directory of a sandbox's raw logs.
+func (s *Server) makeRawDir(ctx context.Context, sandboxID string) error {
+	return s.onRawDisk(ctx, func(root *os.Root) error {
+		if err := root.Mkdir(bareID(sandboxID), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		return nil
+	})
+}
+
+// rawLogsBefore are the names that the raw log of an earlier attempt has: the
+// one that it was seen to have, or all that exist.
+func (s *Server) rawLogsBefore(ctx context.Context, old logmap.Container) []string {
+	if seen := s.converters.RawName(ctx, old.ID); seen != "" {
+		return []string{seen}
+	}
+	existing := make(chan string, len(old.RawLogs))
+	if err := s.onRawDisk(ctx, func(root *os.Root) error {
+		for _, name := range old.RawLogs {
+			if _, err := root.Lstat(name); err == nil {
+				existing <- name
+			}
+		}
+		return nil
+	}); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		glog.Errorf("look for the raw logs of container %s: %v", old.ID, err)
+	}
+	var names []string
+	for len(existing) > 0 {
+		names = append(names, <-existing)
+	}
+	return names
+}
+
+// discardRaw deletes the raw log of an attempt that is over, if the proxy has
+// chosen it and all of it is in the log.
+func (s *Server) discardRaw(ctx context.Context, old logmap.Container) {
+	bounded, cancel := context.WithTimeout(ctx, drainTimeout)
+	defer cancel()
+	if s.consoles == nil || !old.RawAppends {
+		return
+	}
+	if serial, err := s.consoles.Serial(bounded, old.ID); err != nil || serial.Active {
+		return
+	}
+	if s.converters.RawName(bounded, old.ID) != "" && s.converters.Drain(bounded, old.ID) == nil {
+		s.removeRaw(ctx, old)
+	}
+}
+
+// removeRaw deletes the raw log that the proxy has chosen for a container, and
+// what virtlogd has made of it. The runtime knows nothing of it, and libvirt
+// would append the next VM's output. A raw log of the runtime's is the runtime's.
+func (s *Server) removeRaw(ctx context.Context, record logmap.Container) {
+	if !record.RawAppends {
+		return
+	}
+	err := s.onRawDisk(ctx, func(root *os.Root) error {
+		var err error
+		for _, name := range record.RawLogs {
+			err = errors.Join(err, root.Remove(name))
+			for i := 0; root.Remove(name+"."+strconv.Itoa(i)) == nil; i++ {
+			}
+		}
+		return err
+	})
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		glog.Errorf("remove the raw log of container %s: %v", record.ID, err)
+	}
+}
+
+// collectRaw deletes the raw directory of a sandbox that is gone, if the
+// runtime has left it.
+func (s *Server) collectRaw(ctx context.Context, sandboxID string) {
+	if s.rawRoot() == "" || !isComponent(sandboxID) {
+		return
+	}
+	err := s.onRawDisk(ctx, func(root *os.Root) error { return root.RemoveAll(bareID(sandboxID)) })
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		glog.Errorf("remove the raw logs of sandbox %s in %s: %v", sandboxID, filepath.Clean(s.rawRoot()), err)
+	}
+}
