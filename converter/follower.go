@@ -118,8 +118,8 @@ func (f *follower) open() (restarted bool, err error) {
 		switch {
 		case at >= 0:
 		case f.pos.Name != "" || f.fromOldest:
-			at = 0                  // all that is left is newer than the position, or unknown
-			if f.pos.Name == name { // else the position is in the log of another attempt
+			at = chain.after(f.pos.ID)
+			if at == 0 && f.pos.Name == name { // else the position is in the log of another attempt
 				f.gap = chain.missing(f.root, f.pos.Offset)
 			}
 		default:
@@ -342,7 +342,8 @@ func (f *follower) successor() (next successor, ok bool) {
 			}
 			return successor{name: name, file: chain[i+1].name, id: chain[i+1].id, continues: true}, true
 		}
-		return successor{name: name, file: chain[0].name, id: chain[0].id, gap: gap{found: len(chain) > 1}}, true
+		i := chain.after(f.pos.ID)
+		return successor{name: name, file: chain[i].name, id: chain[i].id, gap: gap{found: i == 0 && len(chain) > 1}}, true
 	}
 	return successor{}, false
 }

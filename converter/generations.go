@@ -63,3 +63,16 @@ func (c chain) find(id fileID) int {
 	}
 	return -1
 }
+
+// after returns the index of the oldest file that was not there before the one
+// with an identity, which the chain does not have. Where a file system knows no
+// time of birth that is the oldest file.
+func (c chain) after(id fileID) int {
+	for i := range c {
+		// Files of one clock tick: better twice than not at all.
+		if id.Born == 0 || c[i].id.Born >= id.Born {
+			return i
+		}
+	}
+	return len(c) - 1
+}
