@@ -2,10 +2,10 @@
 
 GO      ?= go
 BIN     := $(CURDIR)/bin
-MODULES := . e2e e2e/bench
+MODULES := . deploy e2e e2e/bench
 PACKAGES := gcc libc6-dev libvirt-daemon libvirt-clients qemu-system-x86 busybox-static
 
-.PHONY: demo test unit e2e bench fuzz crash build lint deps clean
+.PHONY: demo test unit e2e bench fuzz crash build deb lint deps clean
 
 MODE ?= file
 demo: deps build ## boot a real VM behind the proxy and read its log as kubelet does; MODE=both: its console next to it
@@ -14,8 +14,9 @@ demo: deps build ## boot a real VM behind the proxy and read its log as kubelet 
 
 test: deps lint unit e2e ## everything, with the race detector
 
-unit: ## the product's own tests
+unit: ## the product's own tests, and the package's
 	$(GO) test -race -count=1 ./...
+	cd deploy && $(GO) test -count=1 ./...
 
 e2e: deps ## real libvirtd, real VMs, kubelet's reader
 	cd e2e && $(GO) test -race -count=1 -timeout 12m ./...
@@ -36,6 +37,10 @@ crash: ## kill the real binary ROUNDS times while a VM writes and kubelet rotate
 build: ## the proxy, in bin/
 	$(GO) build -o $(BIN)/cri-logproxy ./cmd/cri-logproxy
 
+deb: ## a Debian package, in dist/
+	rm -f dist/*.deb
+	GO=$(GO) deploy/deb/build.sh dist
+
 lint: ## gofmt, go vet, staticcheck
 	@test -z "$$(gofmt -l . | tee /dev/stderr)"
 	for m in $(MODULES); do (cd $$m && $(GO) vet ./...) || exit 1; done
@@ -47,4 +52,4 @@ deps: ## install what the demo and the tests need, if it is not there
 		(apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(PACKAGES))
 
 clean:
-	rm -rf $(BIN)
+	rm -rf $(BIN) dist

@@ -77,6 +77,8 @@ func New(cfg Config, logs *logmap.Map, converters *converter.Manager, consoles C
 		grpc.UnknownServiceHandler(s.forward),
 		grpc.MaxRecvMsgSize(MaxMessageSize),
 		grpc.WaitForHandlers(true),
+		// Stop waits for peers that connect and say nothing.
+		grpc.ConnectionTimeout(stopTimeout),
 	)
 	for _, name := range services {
 		s.grpc.RegisterService(s.serviceDesc(name), s)

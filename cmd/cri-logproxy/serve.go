@@ -30,8 +30,24 @@ func serve(args []string, out io.Writer) error {
 	}
 	ctx, restoreSignals := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer restoreSignals()
-	context.AfterFunc(ctx, restoreSignals)
+	told := make(chan struct{})
+	unwatch := context.AfterFunc(ctx, func() {
+		defer close(told)
+		restoreSignals()
+		notifyStopping("stopping: finishing calls and logs")
+	})
+	err = runProxy(ctx, o)
+	if !unwatch() {
+		<-told
+	}
+	if err != nil {
+		notifyStopping(err.Error())
+	}
+	return err
+}
 
+// runProxy is the daemon, from its start to its end.
+func runProxy(ctx context.Context, o *options) error {
 	logs, damaged, err := logmap.Open(o.stateDir)
 	if err != nil {
 		return err
@@ -74,7 +90,7 @@ func listenAndServe(ctx context.Context, o *options, logs *logmap.Map, converter
 	if err != nil {
 		return err
 	}
-	l, err := proxy.Listen(o.listen)
+	l, path, err := listen(o)
 	if err != nil {
 		return err
 	}
@@ -85,7 +101,9 @@ func listenAndServe(ctx context.Context, o *options, logs *logmap.Map, converter
 		wantDir(o.proxy.VMLogDir, "set --vm-log-dir to where this host sees the runtime's "+o.proxy.VMLogLocation)
 	}
 	wantDir(o.proxy.PodLogsDir, "set --pod-logs-dir to kubelet's podLogsDir")
-	glog.Infof("serving at %s for the runtime at %s", o.listen, o.proxy.RuntimeSocket)
+	serving := fmt.Sprintf("serving at %s for the runtime at %s", path, o.proxy.RuntimeSocket)
+	glog.Info(serving)
+	l = whenReady(l, func() { notifyReady(serving) })
 	if err := server.Run(ctx, l); err != nil {
 		return fmt.Errorf("serve: %w", err)
 	}
