@@ -3,9 +3,9 @@
 GO      ?= go
 BIN     := $(CURDIR)/bin
 MODULES := . e2e e2e/bench
-PACKAGES := gcc libc6-dev libvirt-daemon libvirt-clients qemu-system-x86 busybox-static
+PACKAGES := gcc libc6-dev libvirt-daemon libvirt-clients qemu-system-x86 busybox-static etcd-server iproute2
 
-.PHONY: demo test unit e2e bench fuzz crash build lint deps clean
+.PHONY: demo test unit e2e binaries bench fuzz crash build lint deps clean
 
 MODE ?= file
 demo: deps build ## boot a real VM behind the proxy and read its log as kubelet does; MODE=both: its console next to it
@@ -17,8 +17,16 @@ test: deps lint unit e2e ## everything, with the race detector
 unit: ## the product's own tests
 	$(GO) test -race -count=1 ./...
 
-e2e: deps ## real libvirtd, real VMs, kubelet's reader
-	cd e2e && $(GO) test -race -count=1 -timeout 12m ./...
+e2e: deps binaries ## real libvirtd, real VMs, kubelet's reader; then kubelet itself and kubectl; CLUSTER=0: without these two
+	cd e2e && $(GO) test -race -count=1 -timeout 12m $$($(GO) list ./... | grep -v '/cluster$$')
+ifneq ($(CLUSTER),0)
+	cd e2e && $(GO) test -race -count=1 -timeout 15m -v ./cluster
+endif
+
+binaries: ## kubelet, kube-apiserver and kubectl, into the user's cache, if they are not there
+ifneq ($(CLUSTER),0)
+	cd e2e && $(GO) run ./cluster/cmd/binaries
+endif
 
 bench: deps ## one figure a line: name value unit; FIGURES="latency/ …" for some
 	cd e2e/bench && $(GO) build -o $(BIN)/bench .
