@@ -3,6 +3,7 @@ package box
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -10,7 +11,65 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/cri-logproxy/cri-logproxy/e2e/await"
 )
+
+// TestMain is also the harness that TestKilled kills: it starts a box with a
+// process in it, says so, and waits.
+func TestMain(m *testing.M) {
+	if os.Getenv("BOX_TO_KILL") == "" {
+		os.Exit(m.Run())
+	}
+	b, err := Start(context.Background())
+	if err != nil {
+		panic(err)
+	}
+	sleeper := exec.Command("sleep", "1000")
+	if err := b.Start(sleeper); err != nil {
+		panic(err)
+	}
+	fmt.Println(b.Dir, b.Cgroup, sleeper.Process.Pid)
+	select {}
+}
+
+// TestKilled kills a harness, whose box must go with it.
+func TestKilled(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	harness := exec.CommandContext(ctx, os.Args[0])
+	harness.Env = append(os.Environ(), "BOX_TO_KILL=1")
+	harness.Stderr = os.Stderr
+	out, err := harness.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := harness.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var dir, cgroup string
+	var pid int
+	if _, err := fmt.Fscanln(out, &dir, &cgroup, &pid); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(fmt.Sprintf("/proc/%d", pid)); err != nil {
+		t.Error(err)
+	}
+	if err := harness.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = harness.Wait() // it was killed
+	err = await.Condition(ctx, "everything is gone", func() (bool, error) {
+		_, process := os.Stat(fmt.Sprintf("/proc/%d", pid))
+		_, directory := os.Stat(dir)
+		cgroups, err := filepath.Glob(cgroupRoot + "/*" + cgroup)
+		return process != nil && directory != nil && len(cgroups) == 0, err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
 
 // TestBox looks at what a process in a box sees, and at what is left of it.
 func TestBox(t *testing.T) {
