@@ -24,7 +24,7 @@ var smallLogs = kubelet.Options{LogMaxSize: "64Ki", LogMaxFiles: 1000, LogMonito
 // console and powers off, while kubelet rotates the log and somebody follows it.
 func TestStandalone(t *testing.T) {
 	r := newRig(t, Options{Kubelet: smallLogs})
-	b := guest.Boot{Marker: "static", Lines: 20, Known: true, FloodMB: 4, PowerOff: true}
+	b := guest.Boot{Marker: "static", Lines: 20, Known: true, FloodMB: 3, PowerOff: true}
 	want := strings.Join(b.Text(), "\n") + "\n"
 	name := kubelet.StaticName("static")
 	r.must(r.Kubelet.AddStaticPod("static", VM{Name: "static", Boot: b}.Manifest()))
