@@ -55,6 +55,20 @@ var Kubernetes = Set{
 	Takes: "12 minutes on two idle cores",
 }
 
+// Containerd is what runs containers on a node.
+var Containerd = Set{
+	Dir: "cluster/containerd",
+	Packages: []string{
+		"github.com/containerd/containerd/v2/cmd/containerd",
+		"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2",
+		"github.com/containerd/containerd/v2/cmd/ctr",
+	},
+	Module:  "github.com/containerd/containerd/v2",
+	LDFlags: "-s -w -X github.com/containerd/containerd/v2/version.Version=%[1]s",
+	Tags:    "no_btrfs no_devmapper no_zfs no_tracing",
+	Takes:   "3 minutes on two idle cores",
+}
+
 // Find returns the directory of the programs, or a [need.MissingError] if they
 // are not built.
 func (s Set) Find(ctx context.Context) (string, error) {
