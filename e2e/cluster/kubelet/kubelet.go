@@ -26,6 +26,7 @@ import (
 // Where kubelet listens.
 const (
 	apiAddress     = box.NodeIP + ":10250"
+	podsURL        = "https://" + apiAddress + "/pods"
 	healthzAddress = "127.0.0.1:10248"
 )
 
@@ -115,6 +116,9 @@ func (k *Kubelet) Restart(ctx context.Context) (err error) {
 	}
 	return k.Await(ctx, func() (bool, error) {
 		_, err := k.get(ctx, "http://"+healthzAddress+"/healthz")
+		if err == nil {
+			_, err = k.get(ctx, podsURL) // it is healthy before it listens
+		}
 		return err == nil, nil
 	})
 }
@@ -159,7 +163,7 @@ func (p Pod) ContainerID() string {
 // Pod returns what kubelet says of one of its pods; false if it has none of that
 // name.
 func (k *Kubelet) Pod(ctx context.Context, name string) (Pod, bool, error) {
-	body, err := k.get(ctx, "https://"+apiAddress+"/pods")
+	body, err := k.get(ctx, podsURL)
 	if err != nil {
 		return Pod{}, false, err
 	}
