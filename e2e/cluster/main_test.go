@@ -61,6 +61,7 @@ type rig struct {
 // of a data race.
 func newRig(t *testing.T, o Options) *rig {
 	t.Helper()
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	t.Cleanup(cancel)
 	log := &buffer{}
