@@ -29,20 +29,32 @@ func TestKubectl(t *testing.T) {
 	r.wait(f, b.TickLine(20)+"\n")
 	uid := r.kubectl("get", "pod", name, "-o=jsonpath={.metadata.uid}")
 
-	t.Run("tail", func(t *testing.T) { r.on(t).consecutive(b, r.on(t).kubectl("logs", name, "--tail=5"), 5) })
+	// kubelet shows the current file alone, which has just begun after a rotation.
+	logs := func(r *rig, atLeast int, args ...string) (lines string) {
+		r.t.Helper()
+		r.await(fmt.Sprintf("%d lines with %s", atLeast, args[0]), func() (bool, error) {
+			lines = r.kubectl(append([]string{"logs", name}, args...)...)
+			return strings.Count(lines, "\n") >= atLeast, nil
+		})
+		return lines
+	}
+	t.Run("tail", func(t *testing.T) {
+		r := r.on(t)
+		r.consecutive(b, logs(r, 5, "--tail=5"), 5)
+	})
 	t.Run("since", func(t *testing.T) {
 		r := r.on(t)
-		lines := r.kubectl("logs", name, "--since=2s")
-		// A tick takes the guest longer than it sleeps, on a busy machine.
-		if n := strings.Count(lines, "\n"); n == 0 || n > 110 {
+		lines := logs(r, 20, "--since=2s")
+		n := strings.Count(lines, "\n")
+		if n > 110 { // a tick takes longer than the guest sleeps
 			t.Errorf("%d lines of the last two seconds", n)
 		}
-		r.consecutive(b, lines, strings.Count(lines, "\n"))
+		r.consecutive(b, lines, n)
 	})
 	t.Run("timestamps", func(t *testing.T) {
 		stamp := regexp.MustCompile(`^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z) LP-TICK `)
 		last := ""
-		for line := range strings.Lines(r.on(t).kubectl("logs", name, "--tail=50", "--timestamps")) {
+		for line := range strings.Lines(logs(r.on(t), 5, "--tail=50", "--timestamps")) {
 			m := stamp.FindStringSubmatch(line)
 			if m == nil || m[1] < last {
 				t.Fatalf("after %s: %q", last, line)
