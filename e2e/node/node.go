@@ -79,7 +79,11 @@ type Node struct {
 
 // Start brings a node up. The caller must Stop it.
 func Start(ctx context.Context, o Options) (n *Node, err error) {
-	dir, err := os.MkdirTemp("/tmp", "clp") // short: it holds sockets
+	parent := "/tmp" // short: it holds sockets
+	if o.Box != nil {
+		parent = o.Box.Dir // and goes with it, also when we are killed
+	}
+	dir, err := os.MkdirTemp(parent, "clp")
 	if err != nil {
 		return nil, err
 	}

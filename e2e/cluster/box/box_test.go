@@ -3,6 +3,7 @@ package box
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -27,6 +28,10 @@ func TestMain(m *testing.M) {
 	}
 	sleeper := exec.Command("sleep", "1000")
 	if err := b.Start(sleeper); err != nil {
+		panic(err)
+	}
+	mount := exec.Command("mount", "--bind", filepath.Join(b.Dir, "fs"), filepath.Join(b.Dir, "fs")) // as kubelet does
+	if err := errors.Join(b.Start(mount), mount.Wait()); err != nil {
 		panic(err)
 	}
 	fmt.Println(b.Dir, b.Cgroup, sleeper.Process.Pid)

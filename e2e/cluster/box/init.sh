@@ -51,6 +51,9 @@ finish() {
 		compgen -G "/sys/fs/cgroup/$cgroup" >/dev/null || compgen -G "/sys/fs/cgroup/*/$cgroup" >/dev/null || break
 		sleep 0.1
 	done
+	while read -r _ _ _ _ target _; do # kubelet mounts its own directory
+		[[ $target == "$dir"/* ]] && umount --lazy "$target"
+	done </proc/self/mountinfo
 	rm -rf --one-file-system "$dir"
 	exit 0
 }
