@@ -6,16 +6,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
-	"github.com/cri-logproxy/cri-logproxy/e2e/await"
 	"github.com/cri-logproxy/cri-logproxy/e2e/internal/fsutil"
 	"github.com/cri-logproxy/cri-logproxy/e2e/need"
 )
@@ -43,7 +39,7 @@ func cachedKernel(ctx context.Context) (string, error) {
 	if isFile(kernel) {
 		return kernel, nil
 	}
-	unlock, err := lock(ctx, filepath.Join(dir, "lock"))
+	unlock, err := fsutil.Lock(ctx, filepath.Join(dir, "lock"))
 	if err != nil {
 		return "", err
 	}
@@ -142,27 +138,4 @@ func only(pattern string) (string, error) {
 func isFile(path string) bool {
 	info, err := os.Stat(path)
 	return err == nil && info.Mode().IsRegular()
-}
-
-// lock takes an advisory lock that ends with the process at the latest.
-func lock(ctx context.Context, path string) (unlock func(), err error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
-	if err != nil {
-		return nil, err
-	}
-	err = await.Condition(ctx, "the lock "+path, func() (bool, error) {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, unix.EINTR) {
-			return false, nil
-		}
-		if err != nil {
-			err = &fs.PathError{Op: "flock", Path: path, Err: err}
-		}
-		return err == nil, err
-	})
-	if err != nil {
-		f.Close()
-		return nil, err
-	}
-	return func() { f.Close() }, nil
 }

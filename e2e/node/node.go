@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/cri-logproxy/cri-logproxy/e2e/await"
+	"github.com/cri-logproxy/cri-logproxy/e2e/cluster/box"
 	"github.com/cri-logproxy/cri-logproxy/e2e/guest"
 	"github.com/cri-logproxy/cri-logproxy/e2e/libvirtd"
 	"github.com/cri-logproxy/cri-logproxy/e2e/vmruntime"
@@ -34,6 +35,8 @@ const stopTimeout = 15 * time.Second
 type Options struct {
 	// Proxy is the path of the cri-logproxy binary.
 	Proxy string
+	// Box is where the proxy runs, with the box's /var/log/pods; nil: here.
+	Box *box.Box
 	// ProxyArgs are further flags for it.
 	ProxyArgs []string
 	// ProxyLog gets what the proxy logs; nil for nothing.
@@ -61,7 +64,7 @@ type Node struct {
 	Socket string
 	// RuntimeSocket is where the runtime does.
 	RuntimeSocket string
-	// PodLogs is kubelet's podLogsDir.
+	// PodLogs is kubelet's podLogsDir, as this process sees it.
 	PodLogs string
 	// StateDir is the proxy's.
 	StateDir string
@@ -76,7 +79,11 @@ type Node struct {
 
 // Start brings a node up. The caller must Stop it.
 func Start(ctx context.Context, o Options) (n *Node, err error) {
-	dir, err := os.MkdirTemp("/tmp", "clp") // short: it holds sockets
+	parent := "/tmp" // short: it holds sockets
+	if o.Box != nil {
+		parent = o.Box.Dir // and goes with it, also when we are killed
+	}
+	dir, err := os.MkdirTemp(parent, "clp")
 	if err != nil {
 		return nil, err
 	}
@@ -94,7 +101,10 @@ func Start(ctx context.Context, o Options) (n *Node, err error) {
 			n = nil
 		}
 	}()
-	if err := os.Mkdir(n.PodLogs, 0o750); err != nil {
+	if o.Box != nil {
+		n.PodLogs = o.Box.Path(box.PodLogs)
+	}
+	if err := os.MkdirAll(n.PodLogs, 0o750); err != nil {
 		return n, err
 	}
 	g, err := guest.Files(ctx, dir)
@@ -146,9 +156,13 @@ func (n *Node) StopRuntime() error {
 
 // ProxyArgs are the flags of the proxy.
 func (n *Node) ProxyArgs() []string {
+	podLogs := n.PodLogs
+	if n.options.Box != nil {
+		podLogs = box.PodLogs
+	}
 	args := []string{
 		"--listen=unix://" + n.Socket, "--runtime-endpoint=unix://" + n.RuntimeSocket,
-		"--pod-logs-dir=" + n.PodLogs, "--state-dir=" + n.StateDir, "--libvirt-socket=" + n.Libvirt.Socket,
+		"--pod-logs-dir=" + podLogs, "--state-dir=" + n.StateDir, "--libvirt-socket=" + n.Libvirt.Socket,
 	}
 	if n.options.LogMode != "" {
 		args = append(args, "--log-mode="+string(n.options.LogMode))
@@ -167,7 +181,11 @@ func (n *Node) StartProxy(ctx context.Context) error {
 	cmd.Stdout, cmd.Stderr = n.options.ProxyLog, n.options.ProxyLog
 	// It is ours to stop, not the terminal's, and does not outlive us.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
+	start := cmd.Start
+	if n.options.Box != nil {
+		start = func() error { return n.options.Box.Start(cmd) }
+	}
+	if err := start(); err != nil {
 		return fmt.Errorf("start the proxy: %w", err)
 	}
 	exited := make(chan error, 1)

@@ -1,0 +1,168 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cri-logproxy/cri-logproxy/e2e/guest"
+)
+
+// TestKubectl follows a VM with kubectl from its first line to its deletion,
+// while kubelet rotates the log and the proxy is killed again and again.
+func TestKubectl(t *testing.T) {
+	o := smallLogs
+	o.LogMaxSize = "16Ki"
+	r := newRig(t, Options{API: true, Kubelet: o})
+	const name = "vm1"
+	b := guest.Boot{Marker: "kubectl", Lines: 20, Known: true, FloodMB: 1, Tick: 20 * time.Millisecond, Login: true}
+	_, err := r.Control.KubectlInput(r.ctx, VM{Name: name, Boot: b}.Manifest(), "apply", "-f", "-")
+	r.must(err)
+	r.await("kubectl shows the pod running", func() (bool, error) {
+		out, err := r.Control.Kubectl(r.ctx, "get", "pod", name, "-o=jsonpath={.status.phase}")
+		return out == "Running", err
+	})
+	f := r.follow(name)
+	r.wait(f, b.TickLine(20)+"\n")
+	uid := r.kubectl("get", "pod", name, "-o=jsonpath={.metadata.uid}")
+
+	// kubelet shows the current file alone, which has just begun after a rotation.
+	logs := func(r *rig, atLeast int, args ...string) (lines string) {
+		r.t.Helper()
+		r.await(fmt.Sprintf("%d lines with %s", atLeast, args[0]), func() (bool, error) {
+			lines = r.kubectl(append([]string{"logs", name}, args...)...)
+			return strings.Count(lines, "\n") >= atLeast, nil
+		})
+		return lines
+	}
+	t.Run("tail", func(t *testing.T) {
+		r := r.on(t)
+		r.consecutive(b, logs(r, 5, "--tail=5"), 5)
+	})
+	t.Run("since", func(t *testing.T) {
+		r := r.on(t)
+		lines := logs(r, 20, "--since=2s")
+		n := strings.Count(lines, "\n")
+		if n > 110 { // a tick takes longer than the guest sleeps
+			t.Errorf("%d lines of the last two seconds", n)
+		}
+		r.consecutive(b, lines, n)
+	})
+	t.Run("timestamps", func(t *testing.T) {
+		stamp := regexp.MustCompile(`^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z) LP-TICK `)
+		last := ""
+		for line := range strings.Lines(logs(r.on(t), 5, "--tail=50", "--timestamps")) {
+			m := stamp.FindStringSubmatch(line)
+			if m == nil || m[1] < last {
+				t.Fatalf("after %s: %q", last, line)
+			}
+			last = m[1]
+		}
+		at, err := time.Parse(time.RFC3339Nano, last)
+		if age := time.Since(at); err != nil || age < 0 || age > 30*time.Second {
+			t.Errorf("the last line is of %s, %v ago (%v)", last, age, err)
+		}
+	})
+
+	for range 3 {
+		r.Node.KillProxy()
+		n := f.ticks()
+		time.Sleep(500 * time.Millisecond) // the VM writes on, and nobody converts
+		r.must(r.Node.StartProxy(r.ctx))
+		r.wait(f, b.TickLine(n+50)+"\n")
+	}
+	r.must(r.Node.StopProxy())
+	r.must(r.Node.StartProxy(r.ctx))
+	// The log of these ticks alone makes kubelet rotate three times.
+	n := f.ticks()
+	r.wait(f, b.TickLine(n+1200)+"\n")
+	files := r.logFiles(r.logDir(name, uid))
+	t.Logf("%d files, %d lines", len(files), strings.Count(f.String(), "\n"))
+	if len(files) < 5 {
+		t.Error("that is too few to show anything")
+	}
+
+	began := time.Now()
+	r.kubectl("delete", "pod", name)
+	t.Logf("deleted in %.1fs", time.Since(began).Seconds())
+	r.must(<-f.done)
+	want := strings.Join(b.Text(), "\n") + "\n"
+	got := f.String()
+	for i := 1; len(want) < len(got); i++ {
+		want += b.TickLine(i) + "\n"
+	}
+	got = strings.Replace(got, guest.LoginPrompt, "", 1) // it comes somewhere between the first ticks
+	if !strings.HasPrefix(want, got) {
+		t.Errorf("followed: %s", diff(got, want))
+	}
+	r.nothingLeft()
+}
+
+// consecutive checks that lines are n ticks without a gap.
+func (r *rig) consecutive(b guest.Boot, lines string, n int) {
+	r.t.Helper()
+	var first int
+	if _, err := fmt.Sscanf(lines, "LP-TICK "+b.Marker+" %d", &first); err != nil {
+		r.t.Fatalf("%q: %v", lines, err)
+	}
+	var want strings.Builder
+	for i := range n {
+		want.WriteString(b.TickLine(first+i) + "\n")
+	}
+	if d := diff(lines, want.String()); d != "" {
+		r.t.Error(d)
+	}
+}
+
+// on is the rig in a subtest.
+func (r *rig) on(t *testing.T) *rig {
+	sub := *r
+	sub.t = t
+	return &sub
+}
+
+// kubectl returns what kubectl prints.
+func (r *rig) kubectl(args ...string) string {
+	r.t.Helper()
+	out, err := r.Control.Kubectl(r.ctx, args...)
+	r.must(err)
+	return out
+}
+
+// follower is the terminal of `kubectl logs -f`.
+type follower struct {
+	buffer
+	done chan error
+}
+
+// follow starts `kubectl logs -f`.
+func (r *rig) follow(podName string) *follower {
+	r.t.Helper()
+	ctx, cancel := context.WithCancel(r.ctx)
+	r.t.Cleanup(cancel)
+	f := &follower{done: make(chan error, 1)}
+	wait, err := r.Control.StartKubectl(ctx, nil, f, f, "logs", "-f", podName)
+	r.must(err)
+	go func() { f.done <- wait() }()
+	return f
+}
+
+// ticks returns how many ticks were shown.
+func (f *follower) ticks() int { return strings.Count(f.String(), "LP-TICK") }
+
+// wait waits until the follower has shown text.
+func (r *rig) wait(f *follower, text string) {
+	r.t.Helper()
+	r.await(fmt.Sprintf("%q is shown", text), func() (bool, error) {
+		select {
+		case err := <-f.done:
+			f.done <- err
+			return false, fmt.Errorf("kubectl logs -f has ended: %v; it has shown …%q", err, f.String()[max(0, len(f.String())-200):])
+		default:
+		}
+		return strings.Contains(f.String(), text), nil
+	})
+}
