@@ -156,8 +156,7 @@ func (s *Server) reconcileSandboxes(ctx context.Context, items []*runtimeapi.Pod
 		switch {
 		case listed[id]:
 		case s.missingSandboxes[id] && len(s.logs.InSandbox(id)) == 0:
-			s.recorded(s.logs.RemoveSandbox(id))
-			s.collectRaw(ctx, id)
+			s.forgetSandbox(ctx, id)
 		default:
 			missing[id] = true
 		}
@@ -173,7 +172,7 @@ func (s *Server) rebuild(ctx context.Context, c *runtimeapi.Container, pod map[s
 		s.others.add(c.Id)
 		return logmap.Container{}, false
 	}
-	record := labelled(s.cfg.PodLogsDir, c.Id, c.PodSandboxId, c.Labels, c.Annotations, c.GetMetadata().GetAttempt())
+	record := s.labelled(c.Id, c.PodSandboxId, c.Labels, c.Annotations, c.GetMetadata().GetAttempt())
 	if record.ContainerLog == "" || !isComponent(c.PodSandboxId) {
 		glog.V(1).Infof("container %s is not on record, and %s: it gets no log", c.Id, record.Problem)
 		return record, false
@@ -200,18 +199,18 @@ func (s *Server) rebuild(ctx context.Context, c *runtimeapi.Container, pod map[s
 
 // container returns the record of a container. One that is not on record is
 // asked for at the runtime; ok is false if it is not ours.
-func (s *Server) container(c *call, id string) (record logmap.Container, ok bool) {
+func (s *Server) container(ctx context.Context, id string) (record logmap.Container, ok bool) {
 	if record, ok := s.logs.Container(id); ok {
 		return record, true
 	}
 	if s.others.has(id) {
 		return logmap.Container{}, false
 	}
-	found := s.list(c.ctx, id)
+	found := s.list(ctx, id)
 	if found == nil {
 		return logmap.Container{}, false
 	}
-	ctx, cancel := context.WithTimeout(c.ctx, drainTimeout)
+	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
 	defer cancel()
 	pod, err := s.sandboxAnnotations(ctx, found.PodSandboxId)
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"net"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/golang/glog"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/cri-logproxy/cri-logproxy/converter"
 	"github.com/cri-logproxy/cri-logproxy/proxy/logmap"
+	"github.com/cri-logproxy/cri-logproxy/proxy/personality"
 )
 
 const (
@@ -46,6 +48,8 @@ type Config struct {
 	LogMode logmap.Mode
 	// Intercept says which pods are ours; "" is InterceptAll.
 	Intercept Intercept
+	// Personality says which repairs the runtime gets.
+	Personality personality.Choice
 }
 
 // Server is the proxy.
@@ -58,6 +62,10 @@ type Server struct {
 	grpc       *grpc.Server
 
 	others idSet // containers that are known not to be ours
+	alive  idSet // containers that this process has seen running, or started
+
+	repairs atomic.Pointer[personality.Set] // for the runtime that is there now
+	ending  sync.Map                        // see endAttempts: container ID ▸ *runtimeapi.ContainerStatus
 
 	missing          map[string]bool // containers that the last reconcile did not find; its own
 	missingSandboxes map[string]bool // the same
@@ -72,6 +80,8 @@ func New(cfg Config, logs *logmap.Map, converters *converter.Manager, consoles C
 		return nil, fmt.Errorf("runtime endpoint: %w", err)
 	}
 	s := &Server{cfg: cfg, logs: logs, converters: converters, consoles: consoles, conn: conn}
+	set := cfg.Personality.For(personality.Runtime{})
+	s.repairs.Store(&set)
 	s.grpc = grpc.NewServer(
 		grpc.ForceServerCodecV2(newCodec()),
 		grpc.UnknownServiceHandler(s.forward),
@@ -118,7 +128,7 @@ func (s *Server) serviceDesc(service string) *grpc.ServiceDesc {
 				if err := dec(&req); err != nil {
 					return nil, err
 				}
-				answer, err := handle(s, &call{ctx: ctx, conn: s.conn, method: method, request: req.bytes})
+				answer, err := s.serve(&call{ctx: ctx, server: s, method: method, name: name, request: req.bytes}, handle)
 				if err != nil {
 					return nil, err
 				}

@@ -125,7 +125,7 @@ func TestRecords(t *testing.T) {
 		if got := m.Sandboxes(); !reflect.DeepEqual(got, []string{"a-sandbox", "sandbox"}) {
 			t.Errorf("sandboxes: %q", got)
 		}
-		if got, ok := m.Sandbox("sandbox"); !ok || got != s1 {
+		if got, ok := m.Sandbox("sandbox"); !ok || !reflect.DeepEqual(got, s1) {
 			t.Errorf("sandbox: %+v, %v", got, ok)
 		}
 		if got, _ := m.Sandbox("a-sandbox"); got.Name != "new" {
