@@ -22,7 +22,7 @@ import (
 // call is one call that is ours, on its way to the runtime.
 type call struct {
 	ctx     context.Context
-	conn    *grpc.ClientConn
+	runtime *runtimeConn
 	method  string // full, as the client named it
 	request []byte
 }
@@ -34,7 +34,7 @@ func (c *call) forward(request []byte) ([]byte, error) {
 		answer          message
 		header, trailer metadata.MD
 	)
-	err := c.conn.Invoke(outgoing(c.ctx), c.method, &message{request}, &answer, grpc.Header(&header), grpc.Trailer(&trailer))
+	err := c.runtime.Invoke(outgoing(c.ctx), c.method, &message{request}, &answer, grpc.Header(&header), grpc.Trailer(&trailer))
 	// These fail only where the call has ended already.
 	_ = grpc.SetHeader(c.ctx, header)
 	_ = grpc.SetTrailer(c.ctx, trailer)
