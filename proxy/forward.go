@@ -56,7 +56,7 @@ func (s *Server) repair(client grpc.ServerStream, method, name string, handle fu
 func (s *Server) relay(client grpc.ServerStream, method string, answer func(*frame) (any, error)) error {
 	ctx, cancel := context.WithCancel(outgoing(client.Context()))
 	defer cancel() // ends the pump that is left over, too
-	runtime, err := s.conn.NewStream(ctx, anyStream, method)
+	runtime, err := s.runtime.NewStream(ctx, anyStream, method)
 	if err != nil {
 		return err
 	}

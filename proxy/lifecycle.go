@@ -36,7 +36,7 @@ func (c *call) forward(request []byte) ([]byte, error) {
 		answer          message
 		header, trailer metadata.MD
 	)
-	err := c.server.conn.Invoke(outgoing(c.ctx), c.method, &message{request}, &answer, grpc.Header(&header), grpc.Trailer(&trailer))
+	err := c.server.runtime.Invoke(outgoing(c.ctx), c.method, &message{request}, &answer, grpc.Header(&header), grpc.Trailer(&trailer))
 	// These fail only where the call has ended already.
 	_ = grpc.SetHeader(c.ctx, header)
 	_ = grpc.SetTrailer(c.ctx, trailer)

@@ -9,8 +9,10 @@ import (
 	"github.com/golang/glog"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cri-logproxy/cri-logproxy/proxy/api"
 	"github.com/cri-logproxy/cri-logproxy/proxy/logmap"
 )
 
@@ -50,16 +52,19 @@ func (s *Server) goOn(ctx context.Context, record logmap.Container) {
 	}
 }
 
-// ask calls the runtime in our own name, under the first API that it knows.
-func (s *Server) ask(ctx context.Context, method string, req, resp any) error {
-	var err error
-	for _, service := range services {
-		err = s.conn.Invoke(ctx, "/"+service+"/"+method, req, resp)
-		if status.Code(err) != codes.Unimplemented {
-			break
-		}
+// ask calls the runtime in our own name. Like all that the proxy looks at, the
+// messages are in the terms of v1.
+func (s *Server) ask(ctx context.Context, method string, req, resp proto.Message) error {
+	request, err := proto.Marshal(req)
+	if err != nil {
+		return err
 	}
-	return err
+	var answer message
+	path := api.Method{Version: api.V1, Service: api.RuntimeService, Name: method}.Path()
+	if err := s.runtime.Invoke(ctx, path, &message{request}, &answer); err != nil {
+		return err
+	}
+	return proto.Unmarshal(answer.bytes, resp)
 }
 
 // reconcile makes the log map agree with the runtime, each time that it is

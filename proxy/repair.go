@@ -38,11 +38,11 @@ func (s *Server) pass(c *call) ([]byte, error) { return c.forward(c.request) }
 // has says whether a repair is in force for the runtime that is there now.
 func (s *Server) has(r *personality.Repair) bool { return s.repairs.Load().Has(r) }
 
-// setRuntime chooses the repairs for a runtime that has said who it is.
-func (s *Server) setRuntime(r personality.Runtime) {
-	set := s.cfg.Personality.For(r)
+// choose chooses the repairs for a runtime.
+func (s *Server) choose(p Peer) personality.Set {
+	set := s.cfg.Personality.For(personality.Runtime{Name: p.Name, APIs: p.APIs})
 	s.repairs.Store(&set)
-	glog.Infof("the runtime is %s %s, CRI %s; repairs in force: %v", r.Name, r.Version, r.API, set)
+	return set
 }
 
 // repairStatus makes a status of the runtime's what kubelet must see of the

@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/cri-logproxy/cri-logproxy/proxy/api"
 )
 
 // Repair is one thing about a runtime that is mended.
@@ -27,20 +29,12 @@ var All = []*Repair{LogPath, FinishedAt, Attempts, StoppedDisk, Namespaces, Stat
 
 // Runtime is what a runtime has told of itself.
 type Runtime struct {
-	Name    string // as its Version says
-	Version string
-	API     API // the newest version of CRI that it serves
+	Name string  // as its Version says
+	APIs api.Set // the versions of CRI that it serves
 }
 
-// API is a version of CRI, by the package of its services.
-type API string
-
-// The versions of CRI.
-const (
-	V1       API = "runtime.v1"
-	V1alpha2 API = "runtime.v1alpha2"
-	V1alpha1 API = "runtime"
-)
+// newest is the newest version of CRI that it serves; v1 if it has not told.
+func (r Runtime) newest() api.Version { return r.APIs.Choose(api.V1) }
 
 // virtlet is how Virtlet calls itself. It ended before CRI v1 began.
 const virtlet = "virtlet"
@@ -48,10 +42,10 @@ const virtlet = "virtlet"
 func isVirtlet(r Runtime) bool { return r.Name == virtlet }
 
 // isNewVirtlet says that it is Virtlet 1.1 or later.
-func isNewVirtlet(r Runtime) bool { return isVirtlet(r) && r.API != V1alpha1 }
+func isNewVirtlet(r Runtime) bool { return isVirtlet(r) && r.newest() != api.V1alpha1 }
 
 // isOldVirtlet says that it is Virtlet up to 1.0.
-func isOldVirtlet(r Runtime) bool { return isVirtlet(r) && r.API == V1alpha1 }
+func isOldVirtlet(r Runtime) bool { return isVirtlet(r) && r.newest() == api.V1alpha1 }
 
 // Set is a choice of repairs.
 type Set []*Repair
@@ -105,7 +99,7 @@ func (c Choice) For(r Runtime) Set {
 	switch {
 	case c.runtime != "":
 		r.Name = c.runtime
-	case r.API == V1:
+	case r.newest() == api.V1:
 		r.Name = unknown
 	}
 	var set Set
