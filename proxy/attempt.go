@@ -74,6 +74,7 @@ func (s *Server) who(ctx context.Context, id string) who {
 
 // serve answers a call that is ours, or mended.
 func (s *Server) serve(c *call, handle func(*Server, *call) ([]byte, error)) ([]byte, error) {
+	s.runtime.awaitConnection(c.ctx) // or it is not known which repairs it needs
 	prototype := containerRequests[c.name]
 	if prototype == nil {
 		return handle(s, c)

@@ -32,8 +32,11 @@ func (s *Server) forward(_ any, client grpc.ServerStream) error {
 		return status.Error(codes.Internal, "cri-logproxy: a call without a method")
 	}
 	name := path.Base(method)
-	if r, ok := repaired[name]; ok && s.has(r.repair) {
-		return s.repair(client, method, name, r.handle)
+	if r, ok := repaired[name]; ok {
+		s.runtime.awaitConnection(client.Context()) // or it is not known which repairs it needs
+		if s.has(r.repair) {
+			return s.repair(client, method, name, r.handle)
+		}
 	}
 	return s.relay(client, method, func(f *frame) (any, error) { return f, nil })
 }

@@ -254,10 +254,13 @@ func TestHostileIDs(t *testing.T) {
 	for _, id := range ids {
 		must(t, m.RemoveContainer(id))
 		must(t, m.RemoveSandbox(id))
+		must(t, m.PutAttempt(Attempt{ID: id}))
+		must(t, m.RemoveAttempt(id))
 	}
 	for d, want := range map[string][]string{
 		parent:           {"state"},
-		dir:              {"containers", "lock", "sandboxes"},
+		dir:              {"attempts", "containers", "lock", "sandboxes"},
+		m.attemptDir():   nil,
 		m.containerDir(): nil,
 		m.sandboxDir():   nil,
 	} {

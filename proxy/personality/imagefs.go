@@ -11,11 +11,11 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// ImageFS is for Virtlet up to 1.0.
+// ImageFS is for every Virtlet: it answers only where the runtime does not.
 var ImageFS = &Repair{
 	Name:   "image-fs",
-	Reason: "ImageFsInfo is not implemented, without which kubelet does not start",
-	needed: isOldVirtlet,
+	Reason: "ImageFsInfo is not implemented (up to 1.1), without which kubelet does not start",
+	needed: isVirtlet,
 }
 
 // VirtletDir is where Virtlet has its images, on the host as in its own

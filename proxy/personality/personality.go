@@ -44,9 +44,6 @@ func isVirtlet(r Runtime) bool { return r.Name == virtlet }
 // isNewVirtlet says that it is Virtlet 1.1 or later.
 func isNewVirtlet(r Runtime) bool { return isVirtlet(r) && r.newest() != api.V1alpha1 }
 
-// isOldVirtlet says that it is Virtlet up to 1.0.
-func isOldVirtlet(r Runtime) bool { return isVirtlet(r) && r.newest() == api.V1alpha1 }
-
 // Set is a choice of repairs.
 type Set []*Repair
 
