@@ -30,7 +30,7 @@ func (c *runtimeConn) NewStream(ctx context.Context, desc *grpc.StreamDesc, meth
 		}
 		stream, err := c.ClientConn.NewStream(ctx, desc, path, opts...)
 		if err != nil {
-			return nil, reworded(err, client, runtime)
+			return nil, err
 		}
 		if now := c.peer.Load(); now != peer && now.APIs.Choose(client.Version) != runtime.Version {
 			// The call waited for a connection, and it is to another runtime:
@@ -45,9 +45,12 @@ func (c *runtimeConn) NewStream(ctx context.Context, desc *grpc.StreamDesc, meth
 	}
 }
 
+// unary describes a call with one message each way.
+var unary = &grpc.StreamDesc{}
+
 // Invoke makes a unary call like NewStream.
 func (c *runtimeConn) Invoke(ctx context.Context, method string, req, resp any, opts ...grpc.CallOption) error {
-	stream, err := c.NewStream(ctx, &grpc.StreamDesc{}, method, opts...)
+	stream, err := c.NewStream(ctx, unary, method, opts...)
 	if err != nil {
 		return err
 	}

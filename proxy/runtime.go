@@ -155,7 +155,11 @@ func watchRuntime(ctx context.Context, conn *runtimeConn, onReady func(context.C
 				down = time.Time{}
 			}
 			conn.learn(ctx)
+			peer := conn.peer.Load()
 			again = onReady(ctx)
+			if conn.peer.Load() != peer {
+				continue // it was to another connection
+			}
 		}
 		waitForChange(ctx, conn, state, again)
 	}
