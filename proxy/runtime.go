@@ -28,8 +28,7 @@ const versionTimeout = 2 * time.Second
 
 // runtimeConn is the connection to the runtime. Its calls are the client's,
 // whatever version of CRI the runtime serves (bridge.go). Each time that it
-// connects, the runtime is asked what that is before the connection is used: a
-// call never goes to another release than the one that it was meant for.
+// connects, the runtime is asked what that is before the connection is used.
 type runtimeConn struct {
 	*grpc.ClientConn
 	socket string
