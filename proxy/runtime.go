@@ -17,6 +17,14 @@ import (
 // the refusal of a larger one reads as it does without a proxy.
 const MaxMessageSize = 16 << 20
 
+// Windows are what a peer may send before it is read, in bytes. They are fixed:
+// gRPC's own measuring of them costs a ping and its answer for every message.
+// What a client does not read is held back in the runtime, beyond one window.
+const (
+	streamWindow = 1 << 20
+	connWindow   = 16 << 20 // gRPC takes a connection's messages off without waiting for their readers
+)
+
 // dialRuntime makes the connection to the runtime at a unix socket. The runtime
 // need not be there: calls answer Unavailable at once until it is.
 func dialRuntime(socket string) (*grpc.ClientConn, error) {
@@ -26,6 +34,8 @@ func dialRuntime(socket string) (*grpc.ClientConn, error) {
 		grpc.WithDisableRetry(),         // kubelet retries, and a frame can be sent only once
 		grpc.WithDisableServiceConfig(),
 		grpc.WithIdleTimeout(0),
+		grpc.WithStaticStreamWindowSize(streamWindow),
+		grpc.WithStaticConnWindowSize(connWindow),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
 			MinConnectTimeout: 5 * time.Second,

@@ -11,6 +11,7 @@ import (
 
 	"github.com/golang/glog"
 	"google.golang.org/grpc"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-logproxy/cri-logproxy/converter"
 	"github.com/cri-logproxy/cri-logproxy/proxy/logmap"
@@ -22,6 +23,9 @@ const (
 	drainTimeout = 5 * time.Second
 	// stopTimeout bounds how long Run lets calls finish.
 	stopTimeout = 4 * time.Second
+	// streamWorkers are goroutines that are kept for calls: their stacks have
+	// grown already. More calls than that at a time get new ones.
+	streamWorkers = 16
 )
 
 // services are the CRI services with calls that are ours, the newest first:
@@ -76,7 +80,10 @@ func New(cfg Config, logs *logmap.Map, converters *converter.Manager, consoles C
 		grpc.ForceServerCodecV2(newCodec()),
 		grpc.UnknownServiceHandler(s.forward),
 		grpc.MaxRecvMsgSize(MaxMessageSize),
+		grpc.StaticStreamWindowSize(streamWindow),
+		grpc.StaticConnWindowSize(connWindow),
 		grpc.WaitForHandlers(true),
+		grpc.NumStreamWorkers(streamWorkers),
 		// Stop waits for peers that connect and say nothing.
 		grpc.ConnectionTimeout(stopTimeout),
 	)
@@ -105,10 +112,26 @@ var streams = map[string]func(*Server, context.Context, *frame) (any, error){
 	"GetContainerEvents": (*Server).containerEvent,
 }
 
-// serviceDesc describes just the calls that are ours: gRPC gives every other
-// method of the service to the unknown-service handler.
+// serviceDesc describes the calls that are ours, and those that are unary: gRPC
+// gives every other method of the service to the unknown-service handler.
 func (s *Server) serviceDesc(service string) *grpc.ServiceDesc {
 	desc := &grpc.ServiceDesc{ServiceName: service, HandlerType: (*any)(nil)}
+	for _, unary := range runtimeapi.RuntimeService_ServiceDesc.Methods {
+		if _, ours := calls[unary.MethodName]; ours {
+			continue
+		}
+		method := "/" + service + "/" + unary.MethodName
+		desc.Methods = append(desc.Methods, grpc.MethodDesc{
+			MethodName: unary.MethodName,
+			Handler: func(_ any, ctx context.Context, dec func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+				var request frame
+				if err := dec(&request); err != nil {
+					return nil, err
+				}
+				return s.forwardUnary(ctx, method, &request)
+			},
+		})
+	}
 	for name, handle := range calls {
 		method := "/" + service + "/" + name
 		desc.Methods = append(desc.Methods, grpc.MethodDesc{
