@@ -23,6 +23,14 @@ import (
 // the refusal of a larger one reads as it does without a proxy.
 const MaxMessageSize = 16 << 20
 
+// Windows are what a peer may send before it is read, in bytes. They are fixed:
+// gRPC's own measuring of them costs a ping and its answer for every message.
+// What a client does not read is held back in the runtime, beyond one window.
+const (
+	streamWindow = 1 << 20
+	connWindow   = 16 << 20 // gRPC takes a connection's messages off without waiting for their readers
+)
+
 // versionTimeout bounds the questions for Version that hold a new connection up.
 const versionTimeout = 2 * time.Second
 
@@ -66,6 +74,8 @@ func connOptions() []grpc.DialOption {
 		grpc.WithAuthority("localhost"), // as kubelet's; some servers refuse a path there
 		grpc.WithDisableRetry(),         // kubelet retries, and a frame can be sent only once
 		grpc.WithDisableServiceConfig(),
+		grpc.WithStaticStreamWindowSize(streamWindow),
+		grpc.WithStaticConnWindowSize(connWindow),
 		grpc.WithDefaultCallOptions(
 			grpc.ForceCodecV2(newCodec()),
 			grpc.MaxCallRecvMsgSize(MaxMessageSize),
