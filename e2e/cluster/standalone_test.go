@@ -55,8 +55,8 @@ func TestStandalone(t *testing.T) {
 	})
 	// From now on, nothing may come that was not there when kubelet heard EXITED.
 	dir := r.logDir(name, p.Metadata.UID)
-	files := r.logFiles(dir)
-	if d := diff(r.logText(files), want); d != "" {
+	text, files := r.log(dir)
+	if d := diff(text, want); d != "" {
 		t.Errorf("all files together: %s", d)
 	}
 	if d := diff(<-followed, want); d != "" {
@@ -92,7 +92,11 @@ func TestStandalone(t *testing.T) {
 // nothingLeft checks that pods that are gone have left nothing.
 func (r *rig) nothingLeft() {
 	r.t.Helper()
-	for _, dir := range []string{r.Node.PodLogs, r.Box.Path(box.ContainerLogs), r.Node.RawLogs} {
+	dirs := []string{r.Box.Path(box.PodLogs), r.Box.Path(box.ContainerLogs)}
+	if r.Node != nil {
+		dirs = append(dirs, r.Node.RawLogs)
+	}
+	for _, dir := range dirs {
 		r.await("nothing is left in "+filepath.Base(dir), func() (bool, error) {
 			left, err := os.ReadDir(dir)
 			return len(left) == 0, err
