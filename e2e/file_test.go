@@ -189,9 +189,9 @@ func TestRotation(t *testing.T) {
 // TestNextAttempt powers a VM off and starts it again, as restartPolicy Always
 // does, with runtimes of both kinds.
 func TestNextAttempt(t *testing.T) {
-	for name, reuse := range map[string]bool{"domain made anew": false, "domain kept": true} {
+	for name, era := range map[string]vmruntime.Era{"domain made anew": "", "domain kept": vmruntime.Era15} {
 		t.Run(name, func(t *testing.T) {
-			r := newRig(t, node.Options{Runtime: func(o *vmruntime.Options) { o.ReuseContainer = reuse }})
+			r := newRig(t, node.Options{Era: era, Runtime: func(o *vmruntime.Options) { o.APIs = []vmruntime.API{vmruntime.V1} }})
 			want := map[uint32]string{}
 			var first guest.Boot
 			for attempt := range uint32(3) {
@@ -199,7 +199,7 @@ func TestNextAttempt(t *testing.T) {
 				if attempt == 0 {
 					first = b
 				}
-				if reuse {
+				if era == vmruntime.Era15 {
 					want[attempt] = strings.Join(first.Text(), "\n") + "\n" // the domain is the first one's
 				} else {
 					want[attempt] = strings.Join(b.Text(), "\n") + "\n"

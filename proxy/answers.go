@@ -8,9 +8,10 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// mend gives kubelet its own log paths in statuses, and holds those back that
-// say EXITED until the logs are complete: who follows a log stops at the first
-// EXITED (k8s.io/cri-client/pkg/logs). It reports whether it changed any.
+// mend gives kubelet its own log paths in statuses, holds those back that say
+// EXITED until the logs are complete, for who follows a log stops at the first
+// EXITED (k8s.io/cri-client/pkg/logs), and repairs the rest. It reports whether
+// it changed any.
 func (s *Server) mend(ctx context.Context, list ...*runtimeapi.ContainerStatus) (changed bool) {
 	var exited []string
 	for _, st := range list {
@@ -22,6 +23,11 @@ func (s *Server) mend(ctx context.Context, list ...*runtimeapi.ContainerStatus) 
 		}
 	}
 	s.drainAll(ctx, exited)
+	for _, st := range list {
+		if s.repairStatus(ctx, st) {
+			changed = true
+		}
+	}
 	return changed
 }
 
@@ -64,7 +70,7 @@ func (s *Server) learn(c *call, st *runtimeapi.ContainerStatus) {
 	if known || s.others.has(st.GetId()) || st.GetState() != runtimeapi.ContainerState_CONTAINER_RUNNING || st.GetLabels()[labelPodUID] == "" {
 		return
 	}
-	s.container(c, st.GetId())
+	s.container(c.ctx, st.GetId())
 }
 
 func (s *Server) podSandboxStatus(c *call) ([]byte, error) {
@@ -73,7 +79,10 @@ func (s *Server) podSandboxStatus(c *call) ([]byte, error) {
 		return nil, err
 	}
 	var resp runtimeapi.PodSandboxStatusResponse
-	return rewrite(answer, &resp, func() bool { return s.mend(c.ctx, resp.ContainersStatuses...) }), nil
+	return rewrite(answer, &resp, func() bool {
+		changed := s.repairNamespaces(resp.Status)
+		return s.mend(c.ctx, resp.ContainersStatuses...) || changed
+	}), nil
 }
 
 func (s *Server) containerEvent(ctx context.Context, f *frame) (any, error) {

@@ -12,40 +12,56 @@ import (
 	"github.com/cri-logproxy/cri-logproxy/proxy/proxytest"
 )
 
-// TestConformance makes every call of the suite with and without the proxy. The
-// fake runtime's log paths are nonsense, and its containers are nobody's: what
-// the proxy makes of real ones is the matter of other tests.
+// TestConformance makes every call of the suite with and without the proxy.
 func TestConformance(t *testing.T) {
-	front := func(t *testing.T, backend *proxytest.Backend) string {
-		return newRig(t, backend, nil).socket()
+	proxytest.Run(t, throughRig, proxytest.Options{Expect: logPaths})
+}
+
+// TestBridge has a client of each version of CRI talk to a runtime of each.
+func TestBridge(t *testing.T) {
+	versions := []string{proxytest.V1, proxytest.V1alpha2, proxytest.V1alpha1}
+	for _, client := range versions {
+		for _, runtime := range versions {
+			t.Run(client+" to "+runtime, func(t *testing.T) {
+				proxytest.RunBridge(t, throughRig, client, runtime, proxytest.Options{Expect: logPaths})
+			})
+		}
 	}
-	proxytest.Run(t, front, proxytest.Options{Expect: map[string]proxytest.Rewrite{
-		"CreateContainer": func(_ proxytest.Direction, msg proto.Message) {
-			if req, ok := msg.(*runtimeapi.CreateContainerRequest); ok && req.Config != nil {
-				req.SandboxConfig.LogDirectory = filepath.Join("/var/log/vms", req.PodSandboxId)
-				req.Config.LogPath = "_" + itoa(req.Config.Metadata.GetAttempt()) + ".log"
+}
+
+func throughRig(t *testing.T, backend *proxytest.Backend) string {
+	return newRig(t, backend, nil).socket()
+}
+
+// logPaths is what the proxy changes. The fake runtime's log paths are nonsense,
+// and its containers are nobody's: what the proxy makes of real ones is the
+// matter of other tests.
+var logPaths = map[string]proxytest.Rewrite{
+	"CreateContainer": func(_ proxytest.Direction, msg proto.Message) {
+		if req, ok := msg.(*runtimeapi.CreateContainerRequest); ok && req.Config != nil {
+			req.SandboxConfig.LogDirectory = filepath.Join("/var/log/vms", req.PodSandboxId)
+			req.Config.LogPath = "_" + itoa(req.Config.Metadata.GetAttempt()) + ".log"
+		}
+	},
+	"ContainerStatus": func(_ proxytest.Direction, msg proto.Message) {
+		if resp, ok := msg.(*runtimeapi.ContainerStatusResponse); ok && resp.Status != nil {
+			resp.Status.LogPath = noLog(resp.Status.Id)
+		}
+	},
+	"PodSandboxStatus": func(_ proxytest.Direction, msg proto.Message) {
+		if resp, ok := msg.(*runtimeapi.PodSandboxStatusResponse); ok {
+			for _, st := range resp.ContainersStatuses {
+				st.LogPath = noLog(st.Id)
 			}
-		},
-		"ContainerStatus": func(_ proxytest.Direction, msg proto.Message) {
-			if resp, ok := msg.(*runtimeapi.ContainerStatusResponse); ok && resp.Status != nil {
-				resp.Status.LogPath = noLog(resp.Status.Id)
+		}
+	},
+	"GetContainerEvents": func(_ proxytest.Direction, msg proto.Message) {
+		if resp, ok := msg.(*runtimeapi.ContainerEventResponse); ok {
+			for _, st := range resp.ContainersStatuses {
+				st.LogPath = noLog(st.Id)
 			}
-		},
-		"PodSandboxStatus": func(_ proxytest.Direction, msg proto.Message) {
-			if resp, ok := msg.(*runtimeapi.PodSandboxStatusResponse); ok {
-				for _, st := range resp.ContainersStatuses {
-					st.LogPath = noLog(st.Id)
-				}
-			}
-		},
-		"GetContainerEvents": func(_ proxytest.Direction, msg proto.Message) {
-			if resp, ok := msg.(*runtimeapi.ContainerEventResponse); ok {
-				for _, st := range resp.ContainersStatuses {
-					st.LogPath = noLog(st.Id)
-				}
-			}
-		},
-	}})
+		}
+	},
 }
 
 func noLog(id string) string {

@@ -152,8 +152,15 @@ func (s *Server) checkConsole(ctx context.Context, record logmap.Container) {
 		return
 	}
 	s.observed(&record, serial)
-	s.recorded(s.logs.UpdateContainer(record))
+	s.recordConsole(record)
 	s.convert(ctx, record)
+}
+
+// recordConsole puts on record what has come out about a console.
+func (s *Server) recordConsole(record logmap.Container) {
+	s.recorded(s.logs.ChangeContainer(record.ID, func(c *logmap.Container) {
+		c.Mode, c.RawLogs, c.RawAppends, c.Notice = record.Mode, record.RawLogs, record.RawAppends, record.Notice
+	}))
 }
 
 // notice tells the operator, and the readers of the VM's log.
@@ -182,7 +189,7 @@ func (s *Server) unlog(ctx context.Context, record logmap.Container, startErr er
 	}
 	s.notice(&record, fmt.Sprintf("this VM did not start with a log of its console, and runs without: %v; --vm-log-location must name a directory as libvirtd sees it, and --vm-log-dir the same one as this host does", startErr))
 	record.RawLogs = nil
-	s.recorded(s.logs.UpdateContainer(record))
+	s.recordConsole(record)
 	s.convert(ctx, record)
 	return true
 }

@@ -9,7 +9,9 @@
 //	forward.go    all others: raw frames in both directions
 //	lifecycle.go  ours, on the way in: the log map, the converters
 //	answers.go    ours, on the way out: kubelet's own log paths
+//	bridge.go     from the client's version of CRI to the runtime's
 //	runtime.go    the connection to the runtime
+//	peer.go       who the runtime is
 //
 // paths.go holds the rules for paths, without I/O; reconcile.go makes the log
 // map agree with the runtime after a restart.

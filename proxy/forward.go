@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"path"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -30,7 +31,27 @@ func (s *Server) forward(_ any, client grpc.ServerStream) error {
 	if !ok {
 		return status.Error(codes.Internal, "cri-logproxy: a call without a method")
 	}
+	name := path.Base(method)
+	if r, ok := repaired[name]; ok {
+		s.runtime.awaitConnection(client.Context()) // or it is not known which repairs it needs
+		if s.has(r.repair) {
+			return s.repair(client, method, name, r.handle)
+		}
+	}
 	return s.relay(client, method, func(f *frame) (any, error) { return f, nil })
+}
+
+// repair answers a unary call that is not ours but for a repair.
+func (s *Server) repair(client grpc.ServerStream, method, name string, handle func(*Server, *call) ([]byte, error)) error {
+	var req message
+	if err := client.RecvMsg(&req); err != nil {
+		return err
+	}
+	answer, err := s.serve(&call{ctx: client.Context(), server: s, method: method, name: name, request: req.bytes}, handle)
+	if err != nil {
+		return err
+	}
+	return client.SendMsg(&message{answer})
 }
 
 // relay opens the call at the runtime and pumps messages both ways. answer may
@@ -38,7 +59,7 @@ func (s *Server) forward(_ any, client grpc.ServerStream) error {
 func (s *Server) relay(client grpc.ServerStream, method string, answer func(*frame) (any, error)) error {
 	ctx, cancel := context.WithCancel(outgoing(client.Context()))
 	defer cancel() // ends the pump that is left over, too
-	runtime, err := s.conn.NewStream(ctx, anyStream, method)
+	runtime, err := s.runtime.NewStream(ctx, anyStream, method)
 	if err != nil {
 		return err
 	}
@@ -55,7 +76,7 @@ func (s *Server) relay(client grpc.ServerStream, method string, answer func(*fra
 	case err := <-requestErr:
 		return err // it is the cause of the other
 	default:
-		return err
+		return s.code(path.Base(method), err)
 	}
 }
 

@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/golang/glog"
 	"google.golang.org/grpc"
@@ -17,13 +17,15 @@ import (
 
 	"github.com/cri-logproxy/cri-logproxy/converter"
 	"github.com/cri-logproxy/cri-logproxy/proxy/logmap"
+	"github.com/cri-logproxy/cri-logproxy/proxy/personality"
 )
 
 // call is one call that is ours, on its way to the runtime.
 type call struct {
 	ctx     context.Context
-	conn    *grpc.ClientConn
+	server  *Server
 	method  string // full, as the client named it
+	name    string // the method's without its service
 	request []byte
 }
 
@@ -34,11 +36,11 @@ func (c *call) forward(request []byte) ([]byte, error) {
 		answer          message
 		header, trailer metadata.MD
 	)
-	err := c.conn.Invoke(outgoing(c.ctx), c.method, &message{request}, &answer, grpc.Header(&header), grpc.Trailer(&trailer))
+	err := c.server.runtime.Invoke(outgoing(c.ctx), c.method, &message{request}, &answer, grpc.Header(&header), grpc.Trailer(&trailer))
 	// These fail only where the call has ended already.
 	_ = grpc.SetHeader(c.ctx, header)
 	_ = grpc.SetTrailer(c.ctx, trailer)
-	return answer.bytes, err
+	return answer.bytes, c.server.code(c.name, err)
 }
 
 // read parses the request into m. A request that is not CRI is for the runtime
@@ -102,107 +104,9 @@ func (s *Server) runPodSandbox(c *call) ([]byte, error) {
 	s.recorded(s.logs.PutSandbox(logmap.Sandbox{
 		ID:        resp.PodSandboxId,
 		Namespace: meta.GetNamespace(), Name: meta.GetName(), UID: meta.GetUid(),
-		LogDirectory: req.GetConfig().GetLogDirectory(),
+		LogDirectory: req.GetConfig().GetLogDirectory(), Namespaces: s.askedNamespaces(&req),
 	}))
 	return answer, nil
-}
-
-func (s *Server) createContainer(c *call) ([]byte, error) {
-	var req runtimeapi.CreateContainerRequest
-	if !c.read(&req) {
-		return c.forward(c.request)
-	}
-	if _, onRecord := s.logs.Sandbox(req.PodSandboxId); !onRecord && !s.cfg.ours(req.GetSandboxConfig().GetAnnotations()) {
-		return s.createOther(c)
-	}
-	// The runtime may give this attempt the ID of the one before, and its raw
-	// log: what that holds belongs to the attempt before.
-	s.drainAll(c.ctx, idsOf(s.logs.InSandbox(req.PodSandboxId)))
-	record := s.plan(&req)
-	request := c.request
-	if record.Mode != logmap.ModePTY {
-		rewritten, err := proto.Marshal(s.rewritten(&req, record))
-		if err != nil {
-			return nil, status.Errorf(codes.Internal, "cri-logproxy: %v", err)
-		}
-		request = rewritten
-	}
-	answer, err := c.forward(request)
-	var resp runtimeapi.CreateContainerResponse
-	if err != nil || proto.Unmarshal(answer, &resp) != nil || resp.ContainerId == "" {
-		return answer, err
-	}
-	record.ID = resp.ContainerId
-	if old, ok := s.logs.Container(record.ID); ok && record.Mode != logmap.ModePTY && len(old.RawLogs) > 0 {
-		record.RawLogs = rawLogs(record.SandboxID, record.Name, record.Attempt, s.rawLogsBefore(c.ctx, old)...)
-		record.RawAppends = old.RawAppends // unless libvirt says what became of it
-		s.discardRaw(c.ctx, old)
-	}
-	s.recorded(s.logs.PutContainer(record))
-	if record.Problem != "" {
-		glog.Errorf("container %s (%s/%s %s) gets no log: %s", record.ID, record.Namespace, record.Pod, record.Name, record.Problem)
-	} else {
-		glog.V(1).Infof("container %s (%s/%s %s, attempt %d): %s", record.ID, record.Namespace, record.Pod, record.Name, record.Attempt, mapping(record, s.rawRoot()))
-	}
-	return answer, nil
-}
-
-// createOther forwards the CreateContainer of a container that is not ours.
-func (s *Server) createOther(c *call) ([]byte, error) {
-	answer, err := c.forward(c.request)
-	var resp runtimeapi.CreateContainerResponse
-	if err == nil && proto.Unmarshal(answer, &resp) == nil {
-		s.others.add(resp.ContainerId)
-	}
-	return answer, err
-}
-
-// plan is the record of a container that is about to be made; its ID is not
-// known yet.
-func (s *Server) plan(req *runtimeapi.CreateContainerRequest) logmap.Container {
-	pod, meta := req.GetSandboxConfig().GetMetadata(), req.GetConfig().GetMetadata()
-	record := logmap.Container{
-		SandboxID: req.PodSandboxId,
-		Namespace: pod.GetNamespace(), Pod: pod.GetName(), Name: meta.GetName(), Attempt: meta.GetAttempt(),
-	}
-	record.Mode, record.ModeProblem = s.cfg.mode(req.GetSandboxConfig().GetAnnotations())
-	record.ModeAsked = record.Mode != s.cfg.LogMode
-	if record.ModeProblem != "" {
-		glog.Errorf("pod %s/%s: %s", record.Namespace, record.Pod, record.ModeProblem)
-	}
-	logDirectory := req.GetSandboxConfig().GetLogDirectory()
-	if sandbox, ok := s.logs.Sandbox(req.PodSandboxId); ok && req.SandboxConfig == nil {
-		record.Namespace, record.Pod, logDirectory = sandbox.Namespace, sandbox.Name, sandbox.LogDirectory
-	}
-	var err error
-	record.ContainerLog, err = containerLogPath(s.cfg.PodLogsDir, logDirectory, req.GetConfig().GetLogPath())
-	switch {
-	case err != nil:
-		record.Problem = err.Error()
-	case record.ContainerLog == "":
-		record.Problem = "the client gave no log_directory or log_path"
-	}
-	if record.Mode != logmap.ModePTY {
-		if isComponent(req.PodSandboxId) {
-			record.RawLogs = rawLogs(req.PodSandboxId, record.Name, record.Attempt)
-		} else {
-			record.ContainerLog, record.Problem = "", fmt.Sprintf("sandbox ID %q cannot be the name of a directory", req.PodSandboxId)
-		}
-	}
-	return record
-}
-
-// rewritten is the request with the raw log in place of kubelet's log.
-func (s *Server) rewritten(req *runtimeapi.CreateContainerRequest, record logmap.Container) *runtimeapi.CreateContainerRequest {
-	if len(record.RawLogs) == 0 || req.Config == nil {
-		return req
-	}
-	raw := filepath.Join(s.cfg.VMLogLocation, record.RawLogs[0])
-	if req.SandboxConfig != nil {
-		req.SandboxConfig.LogDirectory = filepath.Dir(raw)
-	}
-	req.Config.LogPath = filepath.Base(raw)
-	return req
 }
 
 func (s *Server) startContainer(c *call) ([]byte, error) {
@@ -210,7 +114,7 @@ func (s *Server) startContainer(c *call) ([]byte, error) {
 	if !c.read(&req) {
 		return c.forward(c.request)
 	}
-	record, ours := s.container(c, req.ContainerId)
+	record, ours := s.container(c.ctx, req.ContainerId)
 	if !ours {
 		return c.forward(c.request)
 	}
@@ -220,17 +124,31 @@ func (s *Server) startContainer(c *call) ([]byte, error) {
 	case err == nil:
 		s.checkConsole(c.ctx, record)
 	case c.ctx.Err() == nil && blamesLog(record, err) && s.unlog(c.ctx, record, err):
-		return c.forward(c.request)
+		answer, err = c.forward(c.request)
 	}
+	s.started(record, err)
 	return answer, err
+}
+
+// started notes how StartContainer ended.
+func (s *Server) started(record logmap.Container, err error) {
+	if !s.has(personality.FinishedAt) {
+		return
+	}
+	s.alive.add(record.ID)
+	if err != nil {
+		s.recorded(s.logs.ChangeContainer(record.ID, func(c *logmap.Container) {
+			c.StartError, c.FinishedAt = err.Error(), time.Now().UnixNano()
+		}))
+	}
 }
 
 // begin sets up the console of a VM that is about to start, or runs already,
 // and starts the conversion. It returns what is on record then.
 func (s *Server) begin(ctx context.Context, record logmap.Container) logmap.Container {
 	s.fitConsole(ctx, &record)
-	record.Started = true
-	s.recorded(s.logs.UpdateContainer(record))
+	record.Started, record.Stopped, record.FinishedAt, record.StartError = true, false, 0, ""
+	s.recorded(s.logs.ChangeContainer(record.ID, func(c *logmap.Container) { *c = record }))
 	s.convert(ctx, record)
 	return record
 }
@@ -253,11 +171,13 @@ func (s *Server) convert(ctx context.Context, record logmap.Container) {
 }
 
 func (s *Server) stopContainer(c *call) ([]byte, error) {
-	answer, err := c.forward(c.request)
 	var req runtimeapi.StopContainerRequest
-	if c.read(&req) {
-		s.drain(c.ctx, req.ContainerId)
+	if !c.read(&req) {
+		return c.forward(c.request)
 	}
+	s.stopping(req.ContainerId)
+	answer, err := c.forward(c.request)
+	s.drain(c.ctx, req.ContainerId)
 	return answer, err
 }
 
@@ -310,10 +230,21 @@ func (s *Server) removePodSandbox(c *call) ([]byte, error) {
 		s.forget(c.ctx, record.ID)
 	}
 	if _, ok := s.logs.Sandbox(req.PodSandboxId); ok {
-		s.recorded(s.logs.RemoveSandbox(req.PodSandboxId))
-		s.collectRaw(c.ctx, req.PodSandboxId)
+		s.forgetSandbox(c.ctx, req.PodSandboxId)
 	}
 	return answer, err
+}
+
+// forgetSandbox drops what is on record of a sandbox that is gone, and what the
+// runtime has left of its raw logs.
+func (s *Server) forgetSandbox(ctx context.Context, id string) {
+	for _, a := range s.logs.Attempts() {
+		if a.SandboxID == id {
+			s.recorded(s.logs.RemoveAttempt(a.ID))
+		}
+	}
+	s.recorded(s.logs.RemoveSandbox(id))
+	s.collectRaw(ctx, id)
 }
 
 func (s *Server) reopenContainerLog(c *call) ([]byte, error) {
@@ -321,7 +252,7 @@ func (s *Server) reopenContainerLog(c *call) ([]byte, error) {
 	if !c.read(&req) {
 		return c.forward(c.request)
 	}
-	record, ok := s.container(c, req.ContainerId)
+	record, ok := s.container(c.ctx, req.ContainerId)
 	if !ok {
 		return c.forward(c.request)
 	}

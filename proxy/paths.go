@@ -11,6 +11,7 @@ import (
 
 	"github.com/cri-logproxy/cri-logproxy/converter"
 	"github.com/cri-logproxy/cri-logproxy/proxy/logmap"
+	"github.com/cri-logproxy/cri-logproxy/proxy/personality"
 )
 
 // Labels and annotations that kubelet gives its sandboxes and containers
@@ -120,6 +121,14 @@ func labelled(podLogsDir, id, sandboxID string, labels, annotations map[string]s
 	return c
 }
 
+// labelled is what the labels say, corrected for a runtime whose attempts are
+// repaired.
+func (s *Server) labelled(id, sandboxID string, labels, annotations map[string]string, attempt uint32) logmap.Container {
+	c := labelled(s.cfg.PodLogsDir, id, sandboxID, labels, annotations, attempt)
+	s.countAttempts(&c, annotations)
+	return c
+}
+
 // mapping says on one line which raw log feeds which log.
 func mapping(c logmap.Container, rawRoot string) string {
 	if c.Mode == logmap.ModePTY {
@@ -148,11 +157,14 @@ func (s *Server) answeredLogPath(st *runtimeapi.ContainerStatus) string {
 	if s.others.has(st.GetId()) {
 		return p
 	}
+	if !s.has(personality.LogPath) {
+		return p
+	}
 	// Not made through this proxy, or just being made.
 	if filepath.IsAbs(p) && filepath.Clean(p) == p && !strings.ContainsAny(p, globs) && !s.isRaw(p) {
 		return p
 	}
-	return logPathOf(labelled(s.cfg.PodLogsDir, st.GetId(), "", st.GetLabels(), st.GetAnnotations(), st.GetMetadata().GetAttempt()))
+	return logPathOf(s.labelled(st.GetId(), "", st.GetLabels(), st.GetAnnotations(), st.GetMetadata().GetAttempt()))
 }
 
 // isRaw says that a path is in the raw-log directory, as the runtime or this

@@ -9,8 +9,10 @@ import (
 	"github.com/golang/glog"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cri-logproxy/cri-logproxy/proxy/api"
 	"github.com/cri-logproxy/cri-logproxy/proxy/logmap"
 )
 
@@ -50,16 +52,19 @@ func (s *Server) goOn(ctx context.Context, record logmap.Container) {
 	}
 }
 
-// ask calls the runtime in our own name, under the first API that it knows.
-func (s *Server) ask(ctx context.Context, method string, req, resp any) error {
-	var err error
-	for _, service := range services {
-		err = s.conn.Invoke(ctx, "/"+service+"/"+method, req, resp)
-		if status.Code(err) != codes.Unimplemented {
-			break
-		}
+// ask calls the runtime in our own name. Like all that the proxy looks at, the
+// messages are in the terms of v1.
+func (s *Server) ask(ctx context.Context, method string, req, resp proto.Message) error {
+	request, err := proto.Marshal(req)
+	if err != nil {
+		return err
 	}
-	return err
+	var answer message
+	path := api.Method{Version: api.V1, Service: api.RuntimeService, Name: method}.Path()
+	if err := s.runtime.Invoke(ctx, path, &message{request}, &answer); err != nil {
+		return err
+	}
+	return proto.Unmarshal(answer.bytes, resp)
 }
 
 // reconcile makes the log map agree with the runtime, each time that it is
@@ -156,8 +161,7 @@ func (s *Server) reconcileSandboxes(ctx context.Context, items []*runtimeapi.Pod
 		switch {
 		case listed[id]:
 		case s.missingSandboxes[id] && len(s.logs.InSandbox(id)) == 0:
-			s.recorded(s.logs.RemoveSandbox(id))
-			s.collectRaw(ctx, id)
+			s.forgetSandbox(ctx, id)
 		default:
 			missing[id] = true
 		}
@@ -173,7 +177,7 @@ func (s *Server) rebuild(ctx context.Context, c *runtimeapi.Container, pod map[s
 		s.others.add(c.Id)
 		return logmap.Container{}, false
 	}
-	record := labelled(s.cfg.PodLogsDir, c.Id, c.PodSandboxId, c.Labels, c.Annotations, c.GetMetadata().GetAttempt())
+	record := s.labelled(c.Id, c.PodSandboxId, c.Labels, c.Annotations, c.GetMetadata().GetAttempt())
 	if record.ContainerLog == "" || !isComponent(c.PodSandboxId) {
 		glog.V(1).Infof("container %s is not on record, and %s: it gets no log", c.Id, record.Problem)
 		return record, false
@@ -200,18 +204,18 @@ func (s *Server) rebuild(ctx context.Context, c *runtimeapi.Container, pod map[s
 
 // container returns the record of a container. One that is not on record is
 // asked for at the runtime; ok is false if it is not ours.
-func (s *Server) container(c *call, id string) (record logmap.Container, ok bool) {
+func (s *Server) container(ctx context.Context, id string) (record logmap.Container, ok bool) {
 	if record, ok := s.logs.Container(id); ok {
 		return record, true
 	}
 	if s.others.has(id) {
 		return logmap.Container{}, false
 	}
-	found := s.list(c.ctx, id)
+	found := s.list(ctx, id)
 	if found == nil {
 		return logmap.Container{}, false
 	}
-	ctx, cancel := context.WithTimeout(c.ctx, drainTimeout)
+	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
 	defer cancel()
 	pod, err := s.sandboxAnnotations(ctx, found.PodSandboxId)
 	if err != nil {

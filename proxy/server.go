@@ -7,13 +7,16 @@ import (
 	"net"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/golang/glog"
 	"google.golang.org/grpc"
 
 	"github.com/cri-logproxy/cri-logproxy/converter"
+	"github.com/cri-logproxy/cri-logproxy/proxy/api"
 	"github.com/cri-logproxy/cri-logproxy/proxy/logmap"
+	"github.com/cri-logproxy/cri-logproxy/proxy/personality"
 )
 
 const (
@@ -23,12 +26,6 @@ const (
 	// stopTimeout bounds how long Run lets calls finish.
 	stopTimeout = 4 * time.Second
 )
-
-// services are the CRI services with calls that are ours, the newest first:
-// v1, v1alpha2 and v1alpha1. The last is called runtime without a version. What
-// we read of their messages is the same on the wire, and the rest stays as it
-// is.
-var services = []string{"runtime.v1.RuntimeService", "runtime.v1alpha2.RuntimeService", "runtime.RuntimeService"}
 
 // Config is the configuration of a Server. All paths are absolute.
 type Config struct {
@@ -46,6 +43,8 @@ type Config struct {
 	LogMode logmap.Mode
 	// Intercept says which pods are ours; "" is InterceptAll.
 	Intercept Intercept
+	// Personality says which repairs the runtime gets.
+	Personality personality.Choice
 }
 
 // Server is the proxy.
@@ -54,10 +53,14 @@ type Server struct {
 	logs       *logmap.Map
 	converters *converter.Manager
 	consoles   Consoles // nil: no libvirt
-	conn       *grpc.ClientConn
+	runtime    *runtimeConn
 	grpc       *grpc.Server
 
 	others idSet // containers that are known not to be ours
+	alive  idSet // containers that this process has seen running, or started
+
+	repairs atomic.Pointer[personality.Set] // for the runtime that is there now
+	ending  sync.Map                        // see endAttempts: container ID ▸ *runtimeapi.ContainerStatus
 
 	missing          map[string]bool // containers that the last reconcile did not find; its own
 	missingSandboxes map[string]bool // the same
@@ -67,11 +70,13 @@ type Server struct {
 // converters, and has consoles set up by libvirt; consoles may be nil. The
 // caller closes all three, after Run has returned.
 func New(cfg Config, logs *logmap.Map, converters *converter.Manager, consoles Consoles) (*Server, error) {
-	conn, err := dialRuntime(cfg.RuntimeSocket)
+	s := &Server{cfg: cfg, logs: logs, converters: converters, consoles: consoles}
+	s.choose(Peer{})
+	runtime, err := dialRuntime(cfg.RuntimeSocket, s.runtimeIs)
 	if err != nil {
 		return nil, fmt.Errorf("runtime endpoint: %w", err)
 	}
-	s := &Server{cfg: cfg, logs: logs, converters: converters, consoles: consoles, conn: conn}
+	s.runtime = runtime
 	s.grpc = grpc.NewServer(
 		grpc.ForceServerCodecV2(newCodec()),
 		grpc.UnknownServiceHandler(s.forward),
@@ -80,8 +85,8 @@ func New(cfg Config, logs *logmap.Map, converters *converter.Manager, consoles C
 		// Stop waits for peers that connect and say nothing.
 		grpc.ConnectionTimeout(stopTimeout),
 	)
-	for _, name := range services {
-		s.grpc.RegisterService(s.serviceDesc(name), s)
+	for _, v := range api.Versions {
+		s.grpc.RegisterService(s.serviceDesc(v), s)
 	}
 	return s, nil
 }
@@ -107,7 +112,9 @@ var streams = map[string]func(*Server, context.Context, *frame) (any, error){
 
 // serviceDesc describes just the calls that are ours: gRPC gives every other
 // method of the service to the unknown-service handler.
-func (s *Server) serviceDesc(service string) *grpc.ServiceDesc {
+// A handler has its messages in the terms of v1.
+func (s *Server) serviceDesc(version api.Version) *grpc.ServiceDesc {
+	service := api.Method{Version: version, Service: api.RuntimeService}.FullService()
 	desc := &grpc.ServiceDesc{ServiceName: service, HandlerType: (*any)(nil)}
 	for name, handle := range calls {
 		method := "/" + service + "/" + name
@@ -118,11 +125,12 @@ func (s *Server) serviceDesc(service string) *grpc.ServiceDesc {
 				if err := dec(&req); err != nil {
 					return nil, err
 				}
-				answer, err := handle(s, &call{ctx: ctx, conn: s.conn, method: method, request: req.bytes})
+				request := api.TranslateRequest(name, version, api.V1, req.bytes)
+				answer, err := s.serve(&call{ctx: ctx, server: s, method: method, name: name, request: request}, handle)
 				if err != nil {
 					return nil, err
 				}
-				return &message{answer}, nil
+				return &message{api.TranslateAnswer(name, api.V1, version, answer)}, nil
 			},
 		})
 	}
@@ -147,7 +155,7 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 	watching, stopWatching := context.WithCancel(context.WithoutCancel(ctx))
 	var background sync.WaitGroup
 	background.Go(func() {
-		watchRuntime(watching, s.conn, s.cfg.RuntimeSocket, s.reconcile)
+		watchRuntime(watching, s.runtime, s.reconcile)
 	})
 	background.Go(func() {
 		select {
@@ -162,7 +170,7 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 	}
 	stopWatching()
 	background.Wait()
-	return errors.Join(err, s.conn.Close())
+	return errors.Join(err, s.runtime.Close())
 }
 
 // stop ends the gRPC server: gracefully if it can be, for streams such as

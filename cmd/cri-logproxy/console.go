@@ -87,8 +87,8 @@ func findContainer(stateDir, name string) (string, error) {
 	}
 	var found []logmap.Container
 	for _, c := range containers {
-		if c.ID == name {
-			return name, nil
+		if c.ID == name || c.KubeletID == name {
+			return c.ID, nil
 		}
 		_, bare, _ := strings.Cut(c.ID, "__") // CRIProxy's prefix
 		pod := c.Namespace + "/" + c.Pod

@@ -11,6 +11,7 @@ import (
 	"github.com/cri-logproxy/cri-logproxy/converter"
 	"github.com/cri-logproxy/cri-logproxy/proxy"
 	"github.com/cri-logproxy/cri-logproxy/proxy/logmap"
+	"github.com/cri-logproxy/cri-logproxy/proxy/personality"
 )
 
 // locationEnv is where Virtlet takes the location of the consoles from.
@@ -72,6 +73,7 @@ func parseFlags(args []string, out io.Writer) (*options, error) {
 	logMode := fs.String("log-mode", "", "where VM consoles go: `file` (kubectl logs), pty (virsh console) or both;\nthe annotation "+proxy.LogModeAnnotation+" on a pod overrides it;\ndefault: as --vm-log-location says, file or pty")
 	intercept := fs.String("intercept", "all", "which pods are VMs: `all`, or annotation: those with the annotation\n"+proxy.TargetRuntimeAnnotation+"=virtlet.cloud; all others pass untouched")
 	libvirtSocket := fs.String("libvirt-socket", "", libvirtSocketUsage)
+	personalityChoice := fs.String("personality", "auto", "whose answers are repaired where kubelet would misunderstand them: auto, none or virtlet,\nand which `repairs` not: auto,-stats,-attempts; there are\n"+personality.Set(personality.All).String())
 	vmLogDir := fs.String("vm-log-dir", "", "the same `directory` as this host sees it; default: the same path")
 	podLogsDir := fs.String("pod-logs-dir", "/var/log/pods", "kubelet's podLogsDir; no log outside this `directory` is written")
 	stateDir := fs.String("state-dir", defaultStateDir, "`directory` for what must survive a restart: which raw log feeds which container log")
@@ -144,6 +146,9 @@ func parseFlags(args []string, out io.Writer) (*options, error) {
 	}
 	if o.proxy.Intercept, err = proxy.ParseIntercept(*intercept); err != nil {
 		return nil, usageError{fmt.Errorf("--intercept: %w", err)}
+	}
+	if o.proxy.Personality, err = personality.ParseChoice(*personalityChoice); err != nil {
+		return nil, usageError{fmt.Errorf("--personality: %w", err)}
 	}
 	if o.libvirt, err = parseLibvirtSocket(*libvirtSocket); err != nil {
 		return nil, usageError{fmt.Errorf("--libvirt-socket: %w", err)}

@@ -153,10 +153,11 @@ func TestSecondSignal(t *testing.T) {
 	b := newBackend(t, dir)
 	calling, over := make(chan struct{}), make(chan struct{})
 	defer close(over)
-	b.Handle("Version", proxytest.Typed(func(context.Context, *runtimeapi.VersionRequest) (*runtimeapi.VersionResponse, error) {
+	// Not Version: the proxy asks for that itself.
+	b.Handle("Status", proxytest.Typed(func(context.Context, *runtimeapi.StatusRequest) (*runtimeapi.StatusResponse, error) {
 		close(calling)
 		<-over
-		return &runtimeapi.VersionResponse{}, nil
+		return &runtimeapi.StatusResponse{}, nil
 	}))
 	n := newNotifications(t, dir)
 	cmd := command(t, flags(dir)...)
@@ -169,7 +170,10 @@ func TestSecondSignal(t *testing.T) {
 	}
 	defer conn.Close()
 	called := make(chan error, 1)
-	go func() { called <- version(t.Context(), conn) }()
+	go func() {
+		_, err := runtimeapi.NewRuntimeServiceClient(conn).Status(t.Context(), &runtimeapi.StatusRequest{})
+		called <- err
+	}()
 	<-calling
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)

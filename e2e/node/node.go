@@ -35,6 +35,8 @@ type Options struct {
 	ProxyActivated bool
 	// ProxyLog gets what the proxy logs; nil for nothing.
 	ProxyLog io.Writer
+	// Era is what the runtime imitates.
+	Era vmruntime.Era
 	// PTY has the runtime put consoles on ptys instead of files.
 	PTY bool
 	// LogMode is the proxy's --log-mode; "" for its default. Any but pty needs
@@ -110,7 +112,7 @@ func Start(ctx context.Context, o Options) (n *Node, err error) {
 		return n, err
 	}
 	n.runtime = vmruntime.Options{
-		Listen: n.RuntimeSocket, Libvirt: n.Libvirt.Socket, Guest: g, StateDir: filepath.Join(dir, "runtime"),
+		Era: o.Era, Listen: n.RuntimeSocket, Libvirt: n.Libvirt.Socket, Guest: g, StateDir: filepath.Join(dir, "runtime"),
 		LogLocation: "pty",
 	}
 	if !o.PTY || o.LogMode != "" {
@@ -140,6 +142,15 @@ func (n *Node) StartRuntime() (err error) {
 		return err
 	}
 	return n.Runtime.Start()
+}
+
+// ReplaceRuntime stops the runtime and starts one of another era in its place.
+func (n *Node) ReplaceRuntime(era vmruntime.Era) error {
+	if err := n.StopRuntime(); err != nil {
+		return err
+	}
+	n.runtime.Era = era
+	return n.StartRuntime()
 }
 
 // StopRuntime stops the runtime. Its VMs go on.

@@ -76,6 +76,10 @@ func TestRefusals(t *testing.T) {
 			_, err := r.ListContainerStats(r.ctx, &cri.ListContainerStatsRequest{})
 			return err
 		}, codes.Unknown, "ListContainerStats() not implemented"},
+		"stop sandbox": {func() error {
+			_, err := r.StopPodSandbox(r.ctx, &cri.StopPodSandboxRequest{PodSandboxId: "no"})
+			return err
+		}, codes.Unknown, `sandbox "no" not found in Virtlet metadata store`},
 		"sandbox outside": {func() error {
 			_, err := r.RunPodSandbox(r.ctx, &cri.RunPodSandboxRequest{Config: &cri.PodSandboxConfig{
 				Metadata: &cri.PodSandboxMetadata{Uid: "../up"}}})
@@ -109,7 +113,7 @@ func TestRefusals(t *testing.T) {
 // TestLists asks with every kind of filter.
 func TestLists(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, "pty", V1, func(o *Options) { o.ReuseContainer = true })
+	r := newEra(t, "pty", Era15, nil)
 	r.runPod()
 	created, err := r.CreateContainer(r.ctx, r.createRequest(3, guest.Boot{}))
 	r.must(err)
@@ -223,6 +227,7 @@ func TestOptionsThatCannotWork(t *testing.T) {
 	for name, change := range map[string]func(*Options){
 		"Listen":      func(o *Options) { o.Listen = "" },
 		"LogLocation": func(o *Options) { o.LogLocation = "vms" },
+		"Era":         func(o *Options) { o.Era = "2.0" },
 		"APIs":        func(o *Options) { o.APIs = []API{"runtime.v2"} },
 	} {
 		o := ok

@@ -44,8 +44,8 @@ func RawLog(location, sandboxID string, attempt uint32) string {
 	return filepath.Join(location, sandboxID, fmt.Sprintf("_%d.log", attempt))
 }
 
-// CreateContainer defines the sandbox's domain. It takes no notice of
-// config.log_path and sandbox_config.log_directory.
+// CreateContainer defines the sandbox's domain. The raw log has nothing to do
+// with config.log_path and sandbox_config.log_directory.
 func (s *runtimeService) CreateContainer(ctx context.Context, req *cri.CreateContainerRequest) (*cri.CreateContainerResponse, error) {
 	unlock, err := s.store.lock(ctx, req.GetPodSandboxId())
 	if err != nil {
@@ -57,7 +57,11 @@ func (s *runtimeService) CreateContainer(ctx context.Context, req *cri.CreateCon
 		return nil, noSandbox(req.GetPodSandboxId())
 	}
 	if sb.Container != nil {
-		if s.o.ReuseContainer {
+		if s.era.keepDomain {
+			// The domain's disks would be brought up to date here.
+			if _, _, err := s.libv.find(sb.Container.ID); err != nil {
+				return nil, fmt.Errorf("error updating disk images: failed to look up domain %q: %w", sb.Container.ID, err)
+			}
 			return &cri.CreateContainerResponse{ContainerId: sb.Container.ID}, nil
 		}
 		if err := s.removeDomain(sb.Container.ID); err != nil {
@@ -69,6 +73,7 @@ func (s *runtimeService) CreateContainer(ctx context.Context, req *cri.CreateCon
 		ID:        id,
 		Domain:    DomainName(id, req.GetConfig().GetMetadata().GetName()),
 		Config:    stored[*cri.ContainerConfig]{req.GetConfig()},
+		LogDir:    req.GetSandboxConfig().GetLogDirectory(),
 		CreatedAt: time.Now().UnixNano(),
 	}
 	if err := s.defineDomain(sb); err != nil {
@@ -97,7 +102,7 @@ func (r *Runtime) defineDomain(sb sandbox) error {
 			return err
 		}
 	}
-	if r.o.LoseDiskOnStop {
+	if r.era.disk {
 		d.Disk = r.disk(d.UUID)
 		if err := os.WriteFile(d.Disk, make([]byte, diskSize), 0o600); err != nil {
 			return err
@@ -150,7 +155,7 @@ func (s *runtimeService) StopContainer(ctx context.Context, req *cri.StopContain
 	}
 	defer unlock()
 	err = s.libv.stop(ctx, sb.Container.ID, time.Duration(req.GetTimeout())*time.Second)
-	if err == nil && s.o.LoseDiskOnStop {
+	if err == nil && s.era.disk {
 		err = s.removeDisk(sb.Container.ID)
 	}
 	if err != nil {
@@ -198,8 +203,7 @@ func (r *Runtime) lockContainer(ctx context.Context, id string) (sandbox, func()
 	return sb, unlock, nil
 }
 
-// ContainerStatus has no log path, no time of ending, no exit code and no
-// reason.
+// ContainerStatus has no time of ending, no exit code and no reason.
 func (s *runtimeService) ContainerStatus(_ context.Context, req *cri.ContainerStatusRequest) (*cri.ContainerStatusResponse, error) {
 	sb, ok := s.store.byContainer(req.GetContainerId())
 	if !ok {
@@ -220,6 +224,7 @@ func (s *runtimeService) ContainerStatus(_ context.Context, req *cri.ContainerSt
 		ImageRef:    imageID(config.GetImage().GetImage()),
 		Labels:      sb.containerLabels(),
 		Annotations: config.GetAnnotations(),
+		LogPath:     s.era.logPath(sb.Container.LogDir, config.GetLogPath()),
 	}}, nil
 }
 

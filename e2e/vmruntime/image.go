@@ -60,6 +60,9 @@ func (s *imageService) RemoveImage(_ context.Context, req *cri.RemoveImageReques
 }
 
 func (s *imageService) ImageFsInfo(context.Context, *cri.ImageFsInfoRequest) (*cri.ImageFsInfoResponse, error) {
+	if !s.era.imageFsInfo {
+		return nil, fmt.Errorf("ImageFsInfo() %w", errNotImplemented)
+	}
 	images := uint64(len(s.store.imageNames()))
 	return &cri.ImageFsInfoResponse{ImageFilesystems: []*cri.FilesystemUsage{{
 		Timestamp:  time.Now().UnixNano(),

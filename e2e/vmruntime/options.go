@@ -13,16 +13,18 @@ import (
 type API string
 
 // The versions of CRI that a Runtime can serve. Their messages are the same on
-// the wire.
+// the wire, but for the namespaces of v1alpha1: see [Era082].
 const (
 	V1       API = "runtime.v1"
 	V1alpha2 API = "runtime.v1alpha2"
+	V1alpha1 API = "runtime"
 )
 
 // Options of a Runtime.
 type Options struct {
 	Listen  string // unix socket to serve on
-	APIs    []API  // which versions to serve; default: both
+	Era     Era    // what to imitate
+	APIs    []API  // which versions to serve; default: those of the era
 	Libvirt string // libvirtd's unix socket
 
 	// LogLocation is what VIRTLET_VM_LOG_LOCATION is to Virtlet: the directory
@@ -35,18 +37,6 @@ type Options struct {
 
 	Guest    guest.Guest // what the virtual machines boot
 	StateDir string      // where sandboxes and containers are remembered
-
-	// ReuseContainer is how CreateContainer treats a sandbox that has a
-	// container. True, as Virtlet 1.0.0 and later: it returns that one's ID and
-	// changes nothing, so attempt, raw log and arguments stay those of the
-	// first call. False, as Virtlet 0.8.2: it removes the domain and defines a
-	// new one with the same ID.
-	ReuseContainer bool
-
-	// LoseDiskOnStop makes StopContainer delete the root disk, as Virtlet 1.0.0
-	// and later do: the next StartContainer fails, after libvirt has truncated
-	// the raw log, until RemoveContainer and CreateContainer are called.
-	LoseDiskOnStop bool
 }
 
 // withDefaults checks the options and fills in what was left out.
@@ -59,11 +49,15 @@ func (o Options) withDefaults() (Options, error) {
 			return o, fmt.Errorf("option %s: %q is no absolute path", name, path)
 		}
 	}
+	b, ok := behaviours[o.Era]
+	if !ok {
+		return o, fmt.Errorf("option Era: unknown era %q", o.Era)
+	}
 	if len(o.APIs) == 0 {
-		o.APIs = []API{V1, V1alpha2}
+		o.APIs = b.apis
 	}
 	for _, api := range o.APIs {
-		if api != V1 && api != V1alpha2 {
+		if methods(api) == nil {
 			return o, fmt.Errorf("option APIs: unknown version %q", api)
 		}
 	}

@@ -70,6 +70,17 @@ type rig struct {
 	ran bool // the pod was run
 }
 
+// newEra starts a runtime of an era, and speaks its API.
+func newEra(t *testing.T, mode string, era Era, change func(*Options)) *rig {
+	t.Helper()
+	return newRig(t, mode, behaviours[era].apis[0], func(o *Options) {
+		o.Era = era
+		if change != nil {
+			change(o)
+		}
+	})
+}
+
 // newRig starts a runtime. mode is Options.LogLocation, where "file" is a
 // directory of the rig's own.
 func newRig(t *testing.T, mode string, api API, change func(*Options)) *rig {
@@ -179,14 +190,21 @@ func (r *rig) createRequest(attempt uint32, boot guest.Boot) *cri.CreateContaine
 	}
 }
 
-// startVM creates and starts the pod's container.
-func (r *rig) startVM(attempt uint32, boot guest.Boot) string {
+// create creates the pod's container.
+func (r *rig) create(attempt uint32, boot guest.Boot) string {
 	r.Helper()
 	created, err := r.CreateContainer(r.ctx, r.createRequest(attempt, boot))
 	r.must(err)
-	_, err = r.StartContainer(r.ctx, &cri.StartContainerRequest{ContainerId: created.ContainerId})
-	r.must(err)
 	return created.ContainerId
+}
+
+// startVM creates and starts the pod's container.
+func (r *rig) startVM(attempt uint32, boot guest.Boot) string {
+	r.Helper()
+	id := r.create(attempt, boot)
+	_, err := r.StartContainer(r.ctx, &cri.StartContainerRequest{ContainerId: id})
+	r.must(err)
+	return id
 }
 
 func (r *rig) status(id string) *cri.ContainerStatus {

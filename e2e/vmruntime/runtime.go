@@ -15,6 +15,7 @@ import (
 // Runtime is a CRI runtime. Make one with New.
 type Runtime struct {
 	o      Options
+	era    behaviour
 	store  *store
 	libv   *hypervisor
 	server *grpc.Server
@@ -51,6 +52,7 @@ func newRuntime(o Options) (*Runtime, error) {
 	}
 	r := &Runtime{
 		o:      o,
+		era:    behaviours[o.Era],
 		store:  store,
 		libv:   &hypervisor{socket: o.Libvirt},
 		codec:  newRecordingCodec(),

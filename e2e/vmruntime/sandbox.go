@@ -46,7 +46,7 @@ func (s *runtimeService) StopPodSandbox(ctx context.Context, req *cri.StopPodSan
 	defer unlock()
 	sb, ok := s.store.sandbox(req.GetPodSandboxId())
 	if !ok {
-		return nil, noSandbox(req.GetPodSandboxId())
+		return nil, fmt.Errorf("sandbox %q not found in Virtlet metadata store", req.GetPodSandboxId())
 	}
 	sb.Ready = false
 	if err := s.store.put(sb); err != nil {
@@ -82,24 +82,36 @@ func (s *runtimeService) RemovePodSandbox(ctx context.Context, req *cri.RemovePo
 	return &cri.RemovePodSandboxResponse{}, nil
 }
 
-// PodSandboxStatus claims a network namespace of the pod's own, whatever was
-// asked for.
+// PodSandboxStatus of 1.0 and later claims a network namespace of the pod's own,
+// whatever was asked for.
 func (s *runtimeService) PodSandboxStatus(_ context.Context, req *cri.PodSandboxStatusRequest) (*cri.PodSandboxStatusResponse, error) {
 	sb, ok := s.store.sandbox(req.GetPodSandboxId())
 	if !ok {
 		return nil, noSandbox(req.GetPodSandboxId())
 	}
 	config := sb.Config.M
+	namespaces := &cri.NamespaceOption{}
+	if s.era.echoNamespaces {
+		namespaces = bools(config.GetLinux().GetSecurityContext().GetNamespaceOptions())
+	}
 	return &cri.PodSandboxStatusResponse{Status: &cri.PodSandboxStatus{
 		Id:          sb.ID,
 		Metadata:    config.GetMetadata(),
 		State:       sb.state(),
 		CreatedAt:   sb.CreatedAt,
 		Network:     &cri.PodSandboxNetworkStatus{Ip: podIP},
-		Linux:       &cri.LinuxPodSandboxStatus{Namespaces: &cri.Namespace{Options: &cri.NamespaceOption{}}},
+		Linux:       &cri.LinuxPodSandboxStatus{Namespaces: &cri.Namespace{Options: namespaces}},
 		Labels:      config.GetLabels(),
 		Annotations: config.GetAnnotations(),
 	}}, nil
+}
+
+// bools returns namespaces as v1alpha1 has them: host_network, host_pid and
+// host_ipc are bools in the places of v1's network, pid and ipc. 1 is true on the
+// wire, which is CONTAINER to whoever reads it as v1.
+func bools(o *cri.NamespaceOption) *cri.NamespaceOption {
+	wire := func(mode cri.NamespaceMode) cri.NamespaceMode { return min(mode, 1) }
+	return &cri.NamespaceOption{Network: wire(o.GetNetwork()), Pid: wire(o.GetPid()), Ipc: wire(o.GetIpc())}
 }
 
 func (s *runtimeService) ListPodSandbox(_ context.Context, req *cri.ListPodSandboxRequest) (*cri.ListPodSandboxResponse, error) {

@@ -2,21 +2,16 @@ package vmruntime
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// errNoListStats is Virtlet 0.8.2's answer.
-var errNoListStats = errors.New("ListContainerStats() not implemented")
-
-// ListContainerStats is not there in 0.8.2. In later versions it fails for all
-// as soon as one virtual machine is off.
+// ListContainerStats fails for all as soon as one virtual machine is off.
 func (s *runtimeService) ListContainerStats(_ context.Context, req *cri.ListContainerStatsRequest) (*cri.ListContainerStatsResponse, error) {
-	if !s.o.ReuseContainer {
-		return nil, errNoListStats
+	if !s.era.stats {
+		return nil, fmt.Errorf("ListContainerStats() %w", errNotImplemented)
 	}
 	filter := req.GetFilter()
 	var all []*cri.ContainerStats
@@ -36,9 +31,8 @@ func (s *runtimeService) ListContainerStats(_ context.Context, req *cri.ListCont
 	return &cri.ListContainerStatsResponse{Stats: all}, nil
 }
 
-// ContainerStats is not there in 0.8.2 either.
 func (s *runtimeService) ContainerStats(_ context.Context, req *cri.ContainerStatsRequest) (*cri.ContainerStatsResponse, error) {
-	if !s.o.ReuseContainer {
+	if !s.era.stats {
 		return nil, fmt.Errorf("ContainerStats() %w", errNotImplemented)
 	}
 	if _, ok := s.store.byContainer(req.GetContainerId()); !ok {

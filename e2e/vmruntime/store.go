@@ -33,6 +33,7 @@ type container struct {
 	ID        string // the domain's UUID
 	Domain    string // the domain's name
 	Config    stored[*cri.ContainerConfig]
+	LogDir    string // log_directory of the request
 	CreatedAt int64
 	StartedAt int64 // 0 before the first start
 }

@@ -43,13 +43,18 @@ type Sandbox struct {
 	UID       string `json:"uid"`
 	// LogDirectory is the absolute path that kubelet gave.
 	LogDirectory string `json:"logDirectory"`
+	// Namespaces is the NamespaceOption that was asked for, encoded; nil if not
+	// known.
+	Namespaces []byte `json:"namespaces,omitempty"`
 }
 
-// Container is the last attempt of one container, as CreateContainer described
-// it.
+// Container is the present attempt of one container, as CreateContainer
+// described it.
 type Container struct {
 	// ID is the runtime's. A runtime may give the next attempt the same one.
-	ID        string `json:"id"`
+	ID string `json:"id"`
+	// KubeletID is what kubelet knows this attempt by; "" for ID.
+	KubeletID string `json:"kubeletId,omitempty"`
 	SandboxID string `json:"sandboxId"`
 	Namespace string `json:"namespace"`
 	Pod       string `json:"pod"`
@@ -76,6 +81,18 @@ type Container struct {
 	Notice string `json:"notice,omitempty"`
 	// Started says that StartContainer was called for this attempt.
 	Started bool `json:"started,omitempty"`
+	// Stopped says that StopContainer was called since.
+	Stopped bool `json:"stopped,omitempty"`
+	// CreatedAt is when CreateContainer has answered, in Unix nanoseconds; 0 for
+	// what the runtime says.
+	CreatedAt int64 `json:"createdAt,omitempty"`
+	// FinishedAt is when the attempt was first seen to be over, in Unix
+	// nanoseconds; 0 if it was not.
+	FinishedAt int64 `json:"finishedAt,omitempty"`
+	// StartError is why StartContainer failed; "" if it did not.
+	StartError string `json:"startError,omitempty"`
+	// Annotations are those of CreateContainer; nil for what the runtime says.
+	Annotations map[string]string `json:"annotations,omitempty"`
 }
 
 const version = 1
@@ -94,6 +111,7 @@ type Map struct {
 	mu         sync.Mutex
 	containers map[string]Container
 	sandboxes  map[string]Sandbox
+	attempts   map[string]Attempt
 }
 
 // InUseError says that another process has the state directory.
@@ -111,7 +129,7 @@ func (e *InUseError) Error() string {
 // rest is good. The caller must Close the Map.
 func Open(dir string) (m *Map, damaged []error, err error) {
 	m = &Map{dir: dir}
-	for _, d := range []string{m.containerDir(), m.sandboxDir()} {
+	for _, d := range []string{m.containerDir(), m.sandboxDir(), m.attemptDir()} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return nil, nil, fmt.Errorf("make state directory: %w: run as root, or set --state-dir", err)
 		}
@@ -119,7 +137,7 @@ func Open(dir string) (m *Map, damaged []error, err error) {
 	if m.lock, err = lock(dir); err != nil {
 		return nil, nil, err
 	}
-	for _, d := range []string{m.containerDir(), m.sandboxDir()} {
+	for _, d := range []string{m.containerDir(), m.sandboxDir(), m.attemptDir()} {
 		if err := statefile.Clean(d); err != nil {
 			damaged = append(damaged, err)
 		}
@@ -129,6 +147,10 @@ func Open(dir string) (m *Map, damaged []error, err error) {
 	damaged = append(damaged, bad...)
 	if err == nil {
 		m.sandboxes, bad, err = readAll(m.sandboxDir(), statefile.Read, func(s Sandbox) string { return s.ID })
+		damaged = append(damaged, bad...)
+	}
+	if err == nil {
+		m.attempts, bad, err = readAll(m.attemptDir(), statefile.Read, func(a Attempt) string { return a.ID })
 		damaged = append(damaged, bad...)
 	}
 	if err != nil {
@@ -257,12 +279,14 @@ func (m *Map) PutContainer(c Container) error {
 	return m.changeContainer(c.ID, func(Container, bool) *Container { return &c })
 }
 
-// UpdateContainer records c under c.ID if there is a record of it.
-func (m *Map) UpdateContainer(c Container) error {
-	return m.changeContainer(c.ID, func(_ Container, known bool) *Container {
+// ChangeContainer changes the record of a container, if there is one. change
+// must not call the Map.
+func (m *Map) ChangeContainer(id string, change func(*Container)) error {
+	return m.changeContainer(id, func(c Container, known bool) *Container {
 		if !known {
 			return nil
 		}
+		change(&c)
 		return &c
 	})
 }

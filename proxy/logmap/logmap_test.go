@@ -125,7 +125,7 @@ func TestRecords(t *testing.T) {
 		if got := m.Sandboxes(); !reflect.DeepEqual(got, []string{"a-sandbox", "sandbox"}) {
 			t.Errorf("sandboxes: %q", got)
 		}
-		if got, ok := m.Sandbox("sandbox"); !ok || got != s1 {
+		if got, ok := m.Sandbox("sandbox"); !ok || !reflect.DeepEqual(got, s1) {
 			t.Errorf("sandbox: %+v, %v", got, ok)
 		}
 		if got, _ := m.Sandbox("a-sandbox"); got.Name != "new" {
@@ -254,10 +254,13 @@ func TestHostileIDs(t *testing.T) {
 	for _, id := range ids {
 		must(t, m.RemoveContainer(id))
 		must(t, m.RemoveSandbox(id))
+		must(t, m.PutAttempt(Attempt{ID: id}))
+		must(t, m.RemoveAttempt(id))
 	}
 	for d, want := range map[string][]string{
 		parent:           {"state"},
-		dir:              {"containers", "lock", "sandboxes"},
+		dir:              {"attempts", "containers", "lock", "sandboxes"},
+		m.attemptDir():   nil,
 		m.containerDir(): nil,
 		m.sandboxDir():   nil,
 	} {

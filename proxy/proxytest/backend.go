@@ -129,6 +129,20 @@ func (b *Backend) Restart() error {
 	return nil
 }
 
+// Serve changes the API versions that are served, for the calls that come in from
+// now on.
+func (b *Backend) Serve(apis ...string) {
+	b.handlersMu.Lock()
+	defer b.handlersMu.Unlock()
+	b.opts.APIs = apis
+}
+
+func (b *Backend) apis() []string {
+	b.handlersMu.Lock()
+	defer b.handlersMu.Unlock()
+	return b.opts.APIs
+}
+
 // Close stops the backend for good and removes the directory that it made.
 func (b *Backend) Close() {
 	b.mu.Lock()
@@ -164,9 +178,14 @@ func (b *Backend) serve(_ any, ss grpc.ServerStream) error {
 // handler is what answers a method.
 func (b *Backend) handler(method string) Handler {
 	service, name := splitMethod(method)
-	if isCRI(service) && !slices.ContainsFunc(b.opts.APIs, func(api string) bool { return inPackage(service, api) }) {
+	if isCRI(service) && !slices.ContainsFunc(b.apis(), func(api string) bool { return inPackage(service, api) }) {
 		return func(*Stream) error {
 			return status.Errorf(codes.Unimplemented, "unknown service %s", service)
+		}
+	}
+	if rpc, ok := findRPC(method); ok && inPackage(service, V1alpha1) && !rpc.Exists(V1alpha1) {
+		return func(*Stream) error {
+			return status.Errorf(codes.Unimplemented, "unknown method %s for service %s", name, service)
 		}
 	}
 	b.handlersMu.Lock()

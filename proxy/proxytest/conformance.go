@@ -44,6 +44,8 @@ type Options struct {
 	// Skip has, by the names of cases, why one is left out.
 	Skip map[string]string
 
+	directAPIs, throughAPIs []string // what the backend serves; nil for its default
+
 	limit time.Duration // how long a case may take, default 30 s
 }
 
@@ -87,8 +89,8 @@ func Run(t *testing.T, front Front, opts Options) {
 // compare plays a case directly and through front and returns what differs.
 func compare(t *testing.T, c testCase, front Front, opts Options) []string {
 	t.Helper()
-	direct := play(t, c, (*session).direct, opts)
-	through := play(t, c, func(s *session) string { return front(t, s.backend) }, opts)
+	direct := play(t, c, (*session).direct, opts.directAPIs, opts)
+	through := play(t, c, func(s *session) string { return front(t, s.backend) }, opts.throughAPIs, opts)
 	if opts.Method != nil {
 		direct.renameMethods(opts.Method)
 	}
@@ -98,9 +100,9 @@ func compare(t *testing.T, c testCase, front Front, opts Options) []string {
 
 // play runs a case against a new backend, through the socket that front gives
 // it, and returns the transcript.
-func play(t *testing.T, c testCase, front func(*session) string, opts Options) *transcript {
+func play(t *testing.T, c testCase, front func(*session) string, apis []string, opts Options) *transcript {
 	t.Helper()
-	backend, err := NewBackend(BackendOptions{})
+	backend, err := NewBackend(BackendOptions{APIs: apis})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,11 +12,13 @@ import (
 )
 
 // The API versions of CRI, as the packages of its services on the wire. They
-// share their messages: cri-api has Go types for v1 only, and v1alpha2 differs
-// from it in nothing but the name.
+// share their messages: cri-api has Go types for v1 only. v1alpha2 differs from
+// it in nothing but the name, v1alpha1 in having fewer RPCs and in what
+// NamespaceOption means (dialect.go).
 const (
 	V1       = "runtime.v1"
 	V1alpha2 = "runtime.v1alpha2"
+	V1alpha1 = "runtime"
 )
 
 // RPC is one method of a CRI service, as the descriptors of cri-api have it.

@@ -45,7 +45,9 @@ func streamMethods() []string {
 // one of CRI, and otherwise bytes that are no protobuf message at all.
 func requestFor(method string) []byte {
 	if rpc, ok := findRPC(method); ok {
-		return populated(rpc.NewRequest(), 7)
+		request := rpc.NewRequest()
+		Populate(request, 7)
+		return spoken(method, request)
 	}
 	return []byte("\xff\x00 no protobuf \x07")
 }
@@ -53,7 +55,7 @@ func requestFor(method string) []byte {
 // answerFor is the i-th of the answers that go with it.
 func answerFor(method string, i int) []byte {
 	if rpc, ok := findRPC(method); ok {
-		return encode(DefaultAnswer(rpc, i))
+		return spoken(method, DefaultAnswer(rpc, i))
 	}
 	return append([]byte("\xff\x00 answer "), byte(i))
 }

@@ -96,7 +96,7 @@ func (s *Stream) Answer() error {
 		count = 3
 	}
 	for i := range count {
-		if err := s.Send(encode(DefaultAnswer(rpc, i))); err != nil {
+		if err := s.Send(spoken(s.Method(), DefaultAnswer(rpc, i))); err != nil {
 			return err
 		}
 	}
@@ -126,7 +126,8 @@ func DefaultAnswer(rpc RPC, i int) proto.Message {
 	return answer
 }
 
-// Typed makes a handler of a function on decoded messages, for a unary RPC.
+// Typed makes a handler of a function on decoded messages in the terms of v1,
+// for a unary RPC.
 func Typed[Request, Answer proto.Message](answer func(context.Context, Request) (Answer, error)) Handler {
 	return func(s *Stream) error {
 		msgs, err := s.RecvAll()
@@ -140,11 +141,14 @@ func Typed[Request, Answer proto.Message](answer func(context.Context, Request) 
 				return err
 			}
 		}
+		if service, _ := splitMethod(s.Method()); inPackage(service, V1alpha1) {
+			fromBools(request)
+		}
 		a, err := answer(s.Context(), request)
 		if err != nil {
 			return err
 		}
-		return s.Send(encode(a))
+		return s.Send(spoken(s.Method(), a))
 	}
 }
 

@@ -1,0 +1,238 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/golang/glog"
+	"google.golang.org/protobuf/proto"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-logproxy/cri-logproxy/proxy/logmap"
+	"github.com/cri-logproxy/cri-logproxy/proxy/personality"
+)
+
+// repaired are the unary calls that pass as they are, unless one of these
+// repairs is in force.
+var repaired = map[string]struct {
+	repair *personality.Repair
+	handle func(*Server, *call) ([]byte, error)
+}{
+	"ListContainers":           {personality.Attempts, (*Server).listContainers},
+	"ListContainerStats":       {personality.Stats, (*Server).listContainerStats},
+	"ContainerStats":           {personality.Stats, (*Server).containerStats},
+	"ImageFsInfo":              {personality.ImageFS, (*Server).imageFsInfo},
+	"UpdateContainerResources": {personality.Attempts, (*Server).pass},
+	"Exec":                     {personality.Attempts, (*Server).pass},
+	"ExecSync":                 {personality.Attempts, (*Server).pass},
+	"Attach":                   {personality.Attempts, (*Server).pass},
+}
+
+// pass forwards a call whose request has been seen to.
+func (s *Server) pass(c *call) ([]byte, error) { return c.forward(c.request) }
+
+// has says whether a repair is in force for the runtime that is there now.
+func (s *Server) has(r *personality.Repair) bool { return s.repairs.Load().Has(r) }
+
+// choose chooses the repairs for a runtime.
+func (s *Server) choose(p Peer) personality.Set {
+	set := s.cfg.Personality.For(personality.Runtime{Name: p.Name, APIs: p.APIs})
+	s.repairs.Store(&set)
+	return set
+}
+
+// repairStatus makes a status of the runtime's what kubelet must see of the
+// container, its ID included. It reports whether it changed anything.
+func (s *Server) repairStatus(ctx context.Context, st *runtimeapi.ContainerStatus) (changed bool) {
+	if last, ok := s.ending.Load(st.GetId()); ok {
+		proto.Reset(st)
+		proto.Merge(st, last.(*runtimeapi.ContainerStatus))
+		return true
+	}
+	record, ok := s.logs.Container(st.GetId())
+	if !ok {
+		return s.repairUnknown(st)
+	}
+	if s.has(personality.FinishedAt) {
+		s.repairEnd(ctx, &record, st)
+		changed = true
+	}
+	if record.KubeletID == "" {
+		return changed
+	}
+	st.Id = record.KubeletID
+	if st.Metadata == nil {
+		st.Metadata = &runtimeapi.ContainerMetadata{Name: record.Name}
+	}
+	st.Metadata.Attempt = record.Attempt
+	if record.Annotations != nil {
+		st.Annotations = record.Annotations
+	}
+	if record.CreatedAt != 0 {
+		st.CreatedAt = record.CreatedAt
+	}
+	if !record.Started { // what it says is of the attempt before
+		st.State = runtimeapi.ContainerState_CONTAINER_CREATED
+		st.StartedAt, st.FinishedAt, st.ExitCode, st.Reason, st.Message = 0, 0, 0, "", ""
+	}
+	return true
+}
+
+// repairUnknown does so for a container that is not on record, or not yet:
+// kubelet lists it before CreateContainer has answered.
+func (s *Server) repairUnknown(st *runtimeapi.ContainerStatus) (changed bool) {
+	if !s.has(personality.Attempts) || s.others.has(st.GetId()) {
+		return false
+	}
+	record := s.labelled(st.GetId(), "", st.GetLabels(), st.GetAnnotations(), st.GetMetadata().GetAttempt())
+	if record.KubeletID == "" || record.KubeletID == st.Id {
+		return false
+	}
+	st.Id, st.Annotations = record.KubeletID, record.Annotations
+	if st.Metadata != nil {
+		st.Metadata.Attempt = record.Attempt
+	}
+	return true
+}
+
+// repairEnd completes the status of a container that is over.
+func (s *Server) repairEnd(ctx context.Context, record *logmap.Container, st *runtimeapi.ContainerStatus) {
+	switch {
+	case st.State == runtimeapi.ContainerState_CONTAINER_RUNNING:
+		s.alive.add(record.ID)
+		if record.FinishedAt != 0 || record.StartError != "" { // somebody has started it
+			s.recorded(s.logs.ChangeContainer(record.ID, func(c *logmap.Container) { c.FinishedAt, c.StartError = 0, "" }))
+		}
+	case record.StartError != "":
+		personality.FailStart(st, record.FinishedAt, record.StartError)
+	case st.State == runtimeapi.ContainerState_CONTAINER_EXITED && record.Started:
+		personality.Finish(st, s.finishedAt(ctx, record, st.StartedAt))
+	}
+}
+
+// finishedAt is when a container was first seen to be over.
+func (s *Server) finishedAt(ctx context.Context, record *logmap.Container, startedAt int64) int64 {
+	if record.FinishedAt != 0 {
+		return record.FinishedAt
+	}
+	at := time.Now().UnixNano()
+	if !s.alive.has(record.ID) { // it ended while we were away
+		if written := s.lastWritten(ctx, *record); written >= startedAt && written != 0 {
+			at = written
+		}
+	}
+	s.recorded(s.logs.ChangeContainer(record.ID, func(c *logmap.Container) {
+		if c.FinishedAt == 0 && c.Attempt == record.Attempt {
+			c.FinishedAt = at
+		}
+		record.FinishedAt = c.FinishedAt
+	}))
+	return record.FinishedAt
+}
+
+// lastWritten is when the raw log of a container was last written to, in Unix
+// nanoseconds; 0 if there is none.
+func (s *Server) lastWritten(ctx context.Context, record logmap.Container) int64 {
+	times := make(chan int64, len(record.RawLogs))
+	err := s.onRawDisk(ctx, func(root *os.Root) error {
+		for _, name := range record.RawLogs {
+			if fi, err := root.Lstat(name); err == nil {
+				times <- fi.ModTime().UnixNano()
+			}
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		glog.V(1).Infof("look when the raw log of container %s was written: %v", record.ID, err)
+	}
+	var last int64
+	for len(times) > 0 {
+		last = max(last, <-times)
+	}
+	return last
+}
+
+// listContainers answers for the attempts that are over as well, and selects
+// what kubelet has asked for from what it is told, not from what the runtime
+// says.
+func (s *Server) listContainers(c *call) ([]byte, error) {
+	var req runtimeapi.ListContainersRequest
+	if !c.read(&req) {
+		return c.forward(c.request)
+	}
+	items, err := s.listed(outgoing(c.ctx), req.GetFilter())
+	if err != nil {
+		return nil, err
+	}
+	return proto.Marshal(&runtimeapi.ListContainersResponse{Containers: items})
+}
+
+// listed are the containers that match a filter, as kubelet sees them.
+func (s *Server) listed(ctx context.Context, filter *runtimeapi.ContainerFilter) ([]*runtimeapi.Container, error) {
+	var resp runtimeapi.ListContainersResponse
+	w := s.who(ctx, filter.GetId())
+	if filter.GetId() == "" || w.id != "" {
+		err := s.ask(ctx, "ListContainers", &runtimeapi.ListContainersRequest{Filter: &runtimeapi.ContainerFilter{
+			Id: w.id, PodSandboxId: filter.GetPodSandboxId(), LabelSelector: filter.GetLabelSelector(),
+		}}, &resp)
+		if err != nil {
+			return nil, err
+		}
+	}
+	for _, item := range resp.Containers {
+		s.repairListed(ctx, item)
+	}
+	for _, a := range s.logs.Attempts() {
+		var st runtimeapi.ContainerStatus
+		if err := proto.Unmarshal(a.Status, &st); err != nil {
+			glog.Errorf("status of attempt %s: %v", a.ID, err)
+			continue
+		}
+		item := &runtimeapi.Container{PodSandboxId: a.SandboxID}
+		fill(item, &st)
+		resp.Containers = append(resp.Containers, item)
+	}
+	listed := make(map[string]bool)
+	return slices.DeleteFunc(resp.Containers, func(item *runtimeapi.Container) bool {
+		again := listed[item.Id] // it has just ended
+		listed[item.Id] = true
+		return again || !matches(filter, item)
+	}), nil
+}
+
+// repairListed does for an item of a list what repairStatus does for a status.
+func (s *Server) repairListed(ctx context.Context, item *runtimeapi.Container) {
+	st := &runtimeapi.ContainerStatus{
+		Id: item.Id, Metadata: item.Metadata, Image: item.Image, ImageRef: item.ImageRef, ImageId: item.ImageId,
+		State: item.State, CreatedAt: item.CreatedAt, Labels: item.Labels, Annotations: item.Annotations,
+	}
+	if s.repairStatus(ctx, st) {
+		fill(item, st)
+	}
+}
+
+// fill gives an item of a list what a status says.
+func fill(item *runtimeapi.Container, st *runtimeapi.ContainerStatus) {
+	item.Id, item.Metadata, item.Image, item.ImageRef, item.ImageId = st.Id, st.Metadata, st.Image, st.ImageRef, st.ImageId
+	item.State, item.CreatedAt, item.Labels, item.Annotations = st.State, st.CreatedAt, st.Labels, st.Annotations
+}
+
+// matches says whether an item is one that a filter asks for.
+func matches(filter *runtimeapi.ContainerFilter, item *runtimeapi.Container) bool {
+	switch {
+	case filter.GetId() != "" && filter.GetId() != item.Id,
+		filter.GetState() != nil && filter.GetState().GetState() != item.State,
+		filter.GetPodSandboxId() != "" && filter.GetPodSandboxId() != item.PodSandboxId:
+		return false
+	}
+	for k, v := range filter.GetLabelSelector() {
+		if item.Labels[k] != v {
+			return false
+		}
+	}
+	return true
+}

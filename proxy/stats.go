@@ -1,0 +1,85 @@
+package proxy
+
+import (
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-logproxy/cri-logproxy/proxy/personality"
+)
+
+// listContainerStats answers for every container that runs, also where the
+// runtime fails for all because of one that does not.
+func (s *Server) listContainerStats(c *call) ([]byte, error) {
+	var req runtimeapi.ListContainerStatsRequest
+	if !c.read(&req) {
+		return c.forward(c.request)
+	}
+	filter := req.GetFilter()
+	running, err := s.listed(outgoing(c.ctx), &runtimeapi.ContainerFilter{
+		Id: filter.GetId(), PodSandboxId: filter.GetPodSandboxId(), LabelSelector: filter.GetLabelSelector(),
+		State: &runtimeapi.ContainerStateValue{State: runtimeapi.ContainerState_CONTAINER_RUNNING},
+	})
+	if err != nil {
+		return nil, err
+	}
+	var resp runtimeapi.ListContainerStatsResponse
+	for _, item := range running {
+		stats, err := s.statsOf(c, item)
+		if status.Code(err) == codes.Unimplemented {
+			break // for all of them
+		}
+		if err == nil && stats != nil {
+			resp.Stats = append(resp.Stats, stats)
+		}
+	}
+	return proto.Marshal(&resp)
+}
+
+// statsOf asks for the statistics of one container.
+func (s *Server) statsOf(c *call, item *runtimeapi.Container) (*runtimeapi.ContainerStats, error) {
+	var resp runtimeapi.ContainerStatsResponse
+	request := &runtimeapi.ContainerStatsRequest{ContainerId: s.who(c.ctx, item.Id).id}
+	if err := s.ask(outgoing(c.ctx), "ContainerStats", request, &resp); err != nil {
+		return nil, personality.Code("ContainerStats", err)
+	}
+	if resp.Stats != nil {
+		personality.NameStats(resp.Stats, item)
+	}
+	return resp.Stats, nil
+}
+
+func (s *Server) containerStats(c *call) ([]byte, error) {
+	var req runtimeapi.ContainerStatsRequest
+	answer, err := c.forward(c.request)
+	if err != nil || !c.read(&req) {
+		return answer, err
+	}
+	item := s.list(c.ctx, req.ContainerId)
+	if item == nil {
+		return answer, nil
+	}
+	s.repairListed(c.ctx, item)
+	var resp runtimeapi.ContainerStatsResponse
+	return rewrite(answer, &resp, func() bool {
+		if resp.Stats != nil {
+			personality.NameStats(resp.Stats, item)
+		}
+		return resp.Stats != nil
+	}), nil
+}
+
+// imageFsInfo answers for a runtime that does not know it, by what the file
+// system itself says.
+func (s *Server) imageFsInfo(c *call) ([]byte, error) {
+	answer, err := c.forward(c.request)
+	if status.Code(personality.Code(c.name, err)) != codes.Unimplemented {
+		return answer, err
+	}
+	info, err := personality.ImageFSInfo(personality.VirtletDir)
+	if err != nil {
+		return nil, status.Errorf(codes.Internal, "cri-logproxy: %v", err)
+	}
+	return proto.Marshal(info)
+}
