@@ -5,7 +5,8 @@ BIN     := $(CURDIR)/bin
 MODULES := . deploy e2e e2e/bench
 PACKAGES := gcc libc6-dev libvirt-daemon libvirt-clients qemu-system-x86 busybox-static
 
-.PHONY: demo test unit e2e cluster bench fuzz crash load build deb lint deps clean
+.PHONY: demo test unit e2e cluster programs bench fuzz crash load build deb lint deps clean
+.NOTPARALLEL: # the tests have a machine to themselves
 
 MODE ?= file
 demo: deps build ## boot a real VM behind the proxy and read its log as kubelet does; MODE=both: its console next to it
@@ -18,13 +19,19 @@ unit: ## the product's own tests, and the package's
 	$(GO) test -race -count=1 ./...
 	cd deploy && $(GO) test -count=1 ./...
 
-e2e: deps ## real libvirtd, real VMs, kubelet's reader
-	cd e2e && $(GO) test -race -count=1 -timeout 12m $$($(GO) list ./... | grep -v /cluster)
+# Tells of each test as it ends, and at the end all that the failed ones have said.
+GOTESTSUM := $(GO) tool gotestsum --format=testname --
 
-cluster: PACKAGES += etcd-server iproute2
-cluster: deps ## kubelet itself, and kubectl; builds them first, once per machine, in 12 minutes of two idle cores
+test e2e cluster programs: PACKAGES := $(PACKAGES) etcd-server iproute2 containerd runc containernetworking-plugins
+
+e2e: programs ## real libvirtd, real VMs, kubelet, kubectl, containerd
+	cd e2e && $(GOTESTSUM) -race -count=1 -timeout 20m ./...
+
+cluster: programs ## of these, kubelet and what belongs to it alone
+	cd e2e && $(GOTESTSUM) -race -count=1 -timeout 20m ./cluster/...
+
+programs: deps ## kubelet, kube-apiserver, kubectl, containerd: built once per machine, in 7 minutes of two idle cores
 	cd e2e && $(GO) run ./cluster/cmd/binaries
-	cd e2e && $(GO) test -race -count=1 -timeout 15m -v ./cluster/...
 
 bench: deps ## one figure a line: name value unit; FIGURES="latency/ …" for some
 	cd e2e/bench && $(GO) build -o $(BIN)/bench .

@@ -1,6 +1,6 @@
 // Package cluster brings up a node as it is in production, kubelet in front of
-// cri-logproxy in front of the VM runtime, and with [Options.API] a cluster
-// around it.
+// cri-logproxy in front of the VM runtime or of containerd, and with
+// [Options.API] a cluster around it.
 //
 // There are two tiers. A standalone kubelet with static pods is there within a
 // second or two, and has all that matters to a log: rotation, links, the handler
@@ -8,6 +8,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/cri-logproxy/cri-logproxy/e2e/cluster/binaries"
 	"github.com/cri-logproxy/cri-logproxy/e2e/cluster/box"
+	"github.com/cri-logproxy/cri-logproxy/e2e/cluster/containers"
 	"github.com/cri-logproxy/cri-logproxy/e2e/cluster/control"
 	"github.com/cri-logproxy/cri-logproxy/e2e/cluster/kubelet"
 	"github.com/cri-logproxy/cri-logproxy/e2e/guest"
@@ -29,11 +31,23 @@ import (
 // Namespace is where all pods are.
 const Namespace = "default"
 
+// Runtime is what the proxy stands in front of.
+type Runtime int
+
+// The runtimes.
+const (
+	VMs              Runtime = iota // e2e/vmruntime
+	Containerd                      // the newest
+	DebianContainerd                // Debian's, older by years
+)
+
 // Options of a Cluster.
 type Options struct {
 	// API has a control plane.
 	API bool
-	// Node are the options of what kubelet stands in front of.
+	// Runtime is the runtime.
+	Runtime Runtime
+	// Node are the options of the proxy, and of the VM runtime.
 	Node node.Options
 	// Kubelet are kubelet's; the paths in it are set here.
 	Kubelet kubelet.Options
@@ -43,10 +57,12 @@ type Options struct {
 
 // Cluster is a running cluster of one node. Its fields may be read, not changed.
 type Cluster struct {
-	Box     *box.Box
-	Node    *node.Node
-	Control *control.Plane // nil without Options.API
-	Kubelet *kubelet.Kubelet
+	Box        *box.Box
+	Node       *node.Node             // nil without VMs
+	Containerd *containers.Containerd // nil with VMs
+	Proxy      *node.Proxy
+	Control    *control.Plane // nil without Options.API
+	Kubelet    *kubelet.Kubelet
 
 	progress io.Writer
 	began    time.Time
@@ -70,9 +86,7 @@ func Start(ctx context.Context, o Options) (_ *Cluster, err error) {
 	if c.Box, err = box.Start(ctx); err != nil {
 		return nil, err
 	}
-	o.Node.Box = c.Box
-	c.step("box, libvirtd, VM runtime, cri-logproxy")
-	if c.Node, err = node.Start(ctx, o.Node); err != nil {
+	if err := c.startRuntime(ctx, o); err != nil {
 		return nil, err
 	}
 	if o.API {
@@ -83,12 +97,48 @@ func Start(ctx context.Context, o Options) (_ *Cluster, err error) {
 		o.Kubelet.Kubeconfig = c.Control.Kubeconfig
 	}
 	c.step("kubelet")
-	o.Kubelet.Program, o.Kubelet.Endpoint = filepath.Join(programs, "kubelet"), c.Node.Socket
+	o.Kubelet.Program, o.Kubelet.Endpoint = filepath.Join(programs, "kubelet"), c.Proxy.Socket
 	if c.Kubelet, err = kubelet.Start(ctx, c.Box, o.Kubelet); err != nil {
 		return nil, err
 	}
 	c.step("up")
 	return c, nil
+}
+
+// startRuntime starts a runtime and the proxy in front of it.
+func (c *Cluster) startRuntime(ctx context.Context, o Options) (err error) {
+	o.Node.Box = c.Box
+	if o.Runtime == VMs {
+		c.step("box, libvirtd, VM runtime, cri-logproxy")
+		if c.Node, err = node.Start(ctx, o.Node); err == nil {
+			c.Proxy = c.Node.Proxy
+		}
+		return err
+	}
+	c.step("box, containerd, cri-logproxy")
+	programs := ""
+	if o.Runtime == Containerd {
+		if programs, err = binaries.Containerd.Find(ctx); err != nil {
+			return err
+		}
+	}
+	if c.Containerd, err = containers.Start(ctx, c.Box, programs); err != nil {
+		return err
+	}
+	vmLogs := filepath.Join(c.Box.Dir, "vms")
+	if err := os.Mkdir(vmLogs, 0o755); err != nil {
+		return err
+	}
+	c.Proxy = &node.Proxy{
+		Binary: o.Node.Proxy, Socket: filepath.Join(c.Box.Dir, "cri-logproxy.sock"),
+		Log: o.Node.ProxyLog, Box: c.Box, Activated: o.Node.ProxyActivated,
+		Args: append([]string{
+			"--runtime-endpoint=unix://" + c.Containerd.Socket, "--intercept=annotation",
+			"--pod-logs-dir=" + box.PodLogs, "--state-dir=" + filepath.Join(c.Box.Dir, "state"),
+			"--vm-log-location=" + node.VMLogLocation, "--vm-log-dir=" + vmLogs,
+		}, o.Node.ProxyArgs...),
+	}
+	return c.Proxy.Start(ctx)
 }
 
 // step tells what comes now.
@@ -103,10 +153,15 @@ func (c *Cluster) Stop() error {
 		c.Kubelet.Kill() // what it would still do with the pods is nobody's business
 	}
 	if c.Control != nil {
-		err = errors.Join(err, c.Control.Stop())
+		c.Control.Stop()
 	}
 	if c.Node != nil {
 		err = errors.Join(err, c.Node.Stop())
+	} else if c.Proxy != nil {
+		err = errors.Join(err, c.Proxy.Close())
+	}
+	if c.Containerd != nil {
+		err = errors.Join(err, c.Containerd.Stop())
 	}
 	if c.Box != nil {
 		err = errors.Join(err, c.Box.Stop())
@@ -130,28 +185,27 @@ type VM struct {
 
 // Manifest returns the pod's manifest.
 func (v VM) Manifest() []byte {
-	restart := v.Restart
-	if restart == "" {
-		restart = "Never"
-	}
-	type object = map[string]any
-	b, err := json.MarshalIndent(object{
+	annotations := map[string]string{"kubernetes.io/target-runtime": "virtlet.cloud"}
+	return manifest(v.Name, annotations, map[string]any{
+		"restartPolicy": cmp.Or(v.Restart, "Never"),
+		"containers": []map[string]any{{
+			"name": pod.ContainerName, "image": "example.com/guest", "imagePullPolicy": "IfNotPresent",
+			"args": v.Boot.Args(),
+		}},
+	})
+}
+
+// manifest returns the manifest of a pod, with what all pods here have in common
+// added to spec.
+func manifest(name string, annotations map[string]string, spec map[string]any) []byte {
+	spec["nodeName"] = box.NodeName
+	spec["automountServiceAccountToken"] = false
+	spec["terminationGracePeriodSeconds"] = 1
+	b, err := json.MarshalIndent(map[string]any{
 		"apiVersion": "v1",
 		"kind":       "Pod",
-		"metadata": object{
-			"name": v.Name, "namespace": Namespace,
-			"annotations": object{"kubernetes.io/target-runtime": "virtlet.cloud"},
-		},
-		"spec": object{
-			"nodeName":                      box.NodeName,
-			"automountServiceAccountToken":  false,
-			"restartPolicy":                 restart,
-			"terminationGracePeriodSeconds": 1,
-			"containers": []object{{
-				"name": pod.ContainerName, "image": "example.com/guest", "imagePullPolicy": "IfNotPresent",
-				"args": v.Boot.Args(),
-			}},
-		},
+		"metadata":   map[string]any{"name": name, "namespace": Namespace, "annotations": annotations},
+		"spec":       spec,
 	}, "", "\t")
 	if err != nil {
 		panic(err) // strings and numbers can be encoded

@@ -9,14 +9,18 @@ import (
 	"time"
 
 	"github.com/cri-logproxy/cri-logproxy/e2e/guest"
+	"github.com/cri-logproxy/cri-logproxy/e2e/node"
+	"github.com/cri-logproxy/cri-logproxy/e2e/vmruntime"
 )
 
 // TestKubectl follows a VM with kubectl from its first line to its deletion,
-// while kubelet rotates the log and the proxy is killed again and again.
+// while kubelet rotates the log and the proxy is killed and upgraded again and
+// again.
 func TestKubectl(t *testing.T) {
 	o := smallLogs
 	o.LogMaxSize = "16Ki"
-	r := newRig(t, Options{API: true, Kubelet: o})
+	// The era is the newest, for it has figures.
+	r := newRig(t, Options{API: true, Kubelet: o, Node: node.Options{ProxyActivated: true, Era: vmruntime.Era15}})
 	const name = "vm1"
 	b := guest.Boot{Marker: "kubectl", Lines: 20, Known: true, FloodMB: 1, Tick: 20 * time.Millisecond, Login: true}
 	_, err := r.Control.KubectlInput(r.ctx, VM{Name: name, Boot: b}.Manifest(), "apply", "-f", "-")
@@ -26,7 +30,7 @@ func TestKubectl(t *testing.T) {
 		return out == "Running", err
 	})
 	f := r.follow(name)
-	r.wait(f, b.TickLine(20)+"\n")
+	r.wait(f, b.TickLine(150)+"\n") // three seconds without anything but ticks
 	uid := r.kubectl("get", "pod", name, "-o=jsonpath={.metadata.uid}")
 
 	// kubelet shows the current file alone, which has just begun after a rotation.
@@ -67,23 +71,26 @@ func TestKubectl(t *testing.T) {
 		}
 	})
 
+	t.Run("stats", func(t *testing.T) { r.on(t).stats(name) })
+
 	for range 3 {
-		r.Node.KillProxy()
+		r.Proxy.Kill()
 		n := f.ticks()
-		time.Sleep(500 * time.Millisecond) // the VM writes on, and nobody converts
-		r.must(r.Node.StartProxy(r.ctx))
+		r.await("kubelet calls while there is no proxy", r.Proxy.Awaited) // the VM writes on, and nobody converts
+		r.must(r.Proxy.Start(r.ctx))
 		r.wait(f, b.TickLine(n+50)+"\n")
 	}
-	r.must(r.Node.StopProxy())
-	r.must(r.Node.StartProxy(r.ctx))
-	// The log of these ticks alone makes kubelet rotate three times.
-	n := f.ticks()
-	r.wait(f, b.TickLine(n+1200)+"\n")
-	files := r.logFiles(r.logDir(name, uid))
-	t.Logf("%d files, %d lines", len(files), strings.Count(f.String(), "\n"))
-	if len(files) < 5 {
-		t.Error("that is too few to show anything")
+	for range 2 {
+		n := f.ticks()
+		r.upgrade(func() { r.wait(f, b.TickLine(n+50)+"\n") })
 	}
+	dir := r.logDir(name, uid)
+	_, before := r.log(dir)
+	r.await("two rotations more", func() (bool, error) {
+		_, files := r.log(dir)
+		return len(files) >= len(before)+2, nil
+	})
+	r.t.Logf("%d files before, %d lines", len(before), strings.Count(f.String(), "\n"))
 
 	began := time.Now()
 	r.kubectl("delete", "pod", name)
@@ -132,21 +139,38 @@ func (r *rig) kubectl(args ...string) string {
 	return out
 }
 
-// follower is the terminal of `kubectl logs -f`.
+// follower is what a kubectl that goes on has printed, `kubectl logs -f` for one.
 type follower struct {
 	buffer
+	name string
 	done chan error
 }
 
 // follow starts `kubectl logs -f`.
 func (r *rig) follow(podName string) *follower {
 	r.t.Helper()
+	return r.start(nil, "logs", "-f", podName)
+}
+
+// start starts a kubectl that goes on until the test ends.
+func (r *rig) start(stdin []byte, args ...string) *follower {
+	r.t.Helper()
 	ctx, cancel := context.WithCancel(r.ctx)
-	r.t.Cleanup(cancel)
-	f := &follower{done: make(chan error, 1)}
-	wait, err := r.Control.StartKubectl(ctx, nil, f, f, "logs", "-f", podName)
-	r.must(err)
-	go func() { f.done <- wait() }()
+	f := &follower{name: "kubectl " + args[0], done: make(chan error, 1)}
+	wait, err := r.Control.StartKubectl(ctx, stdin, f, f, args...)
+	if err != nil {
+		cancel()
+		r.t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		f.done <- wait()
+	}()
+	r.t.Cleanup(func() {
+		cancel()
+		<-ended
+	})
 	return f
 }
 
@@ -160,7 +184,7 @@ func (r *rig) wait(f *follower, text string) {
 		select {
 		case err := <-f.done:
 			f.done <- err
-			return false, fmt.Errorf("kubectl logs -f has ended: %v; it has shown …%q", err, f.String()[max(0, len(f.String())-200):])
+			return false, fmt.Errorf("%s has ended: %v; it has shown …%q", f.name, err, f.String()[max(0, len(f.String())-200):])
 		default:
 		}
 		return strings.Contains(f.String(), text), nil

@@ -4,11 +4,15 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"errors"
+	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -16,6 +20,7 @@ import (
 	"time"
 
 	"github.com/cri-logproxy/cri-logproxy/e2e/await"
+	"github.com/cri-logproxy/cri-logproxy/e2e/cluster/box"
 	"github.com/cri-logproxy/cri-logproxy/e2e/pod"
 )
 
@@ -27,6 +32,10 @@ const patience = 5 * time.Minute
 var proxyBinary string
 
 func TestMain(m *testing.M) {
+	// Most of the time they wait for kubelet's timers; -parallel has the last word.
+	if err := flag.Set("test.parallel", "4"); err != nil {
+		panic(err) // it is testing's own
+	}
 	dir, err := os.MkdirTemp("/tmp", "cluster") // a box shares /tmp
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -97,40 +106,72 @@ func (r *rig) await(what string, cond func() (bool, error)) {
 	r.t.Logf("%s: %.1fs", what, time.Since(began).Seconds())
 }
 
-// logDir is where a pod's container has its logs, as we see it.
+// logDir is where a pod's only container has its logs, as we see it.
 func (r *rig) logDir(podName, uid string) string {
-	return filepath.Join(r.Node.PodLogs, Namespace+"_"+podName+"_"+uid, pod.ContainerName)
+	return filepath.Join(r.Box.Path(box.PodLogs), Namespace+"_"+podName+"_"+uid, pod.ContainerName)
 }
 
-// logFiles returns all files of a container's log, the oldest first.
-func (r *rig) logFiles(dir string) []string {
-	r.t.Helper()
-	files, err := filepath.Glob(filepath.Join(dir, "*"))
-	r.must(err)
-	slices.Sort(files)                                      // kubelet adds the time to the names
-	return append(files[1:len(files):len(files)], files[0]) // and 0.log is the current one
+// logName is what files in a container's log directory are called, as long as
+// the container was not started again.
+var logName = regexp.MustCompile(`^0\.log(\.\d{8}-\d{6}(\.gz)?)?$`)
+
+// logFiles returns all files of a container's log, the oldest first, and false
+// while kubelet rotates or zips one. Other files must not be there.
+func logFiles(dir string) (files []string, complete bool, err error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) == 0 || entries[0].Name() != "0.log" {
+		return nil, false, err
+	}
+	for i, e := range entries { // the current one, then the others by their time
+		if strings.HasSuffix(e.Name(), ".tmp") || i > 0 && e.Name() == entries[i-1].Name()+".gz" {
+			return nil, false, nil
+		}
+		if !logName.MatchString(e.Name()) {
+			return nil, false, fmt.Errorf("a stray file: %s/%s", dir, e.Name())
+		}
+		files = append(files, filepath.Join(dir, e.Name()))
+	}
+	return append(files[1:len(files):len(files)], files[0]), true, nil
 }
 
-// logText puts a container's log together from all its files.
-func (r *rig) logText(files []string) string {
+// log puts a container's log together from all its files.
+func (r *rig) log(dir string) (text string, files []string) {
 	r.t.Helper()
+	r.must(await.Condition(r.ctx, "all files of a log", func() (ok bool, err error) {
+		if files, ok, err = logFiles(dir); !ok {
+			return false, err
+		}
+		text, err = logText(files)
+		if errors.Is(err, fs.ErrNotExist) {
+			return false, nil // kubelet has given it another name
+		}
+		after, ok, _ := logFiles(dir)
+		return ok && slices.Equal(files, after), err
+	}))
+	return text, files
+}
+
+// logText returns what containers have said in some files of a log.
+func logText(files []string) (string, error) {
 	var all strings.Builder
 	for _, file := range files {
 		b, err := os.ReadFile(file)
-		r.must(err)
+		if err != nil {
+			return "", err
+		}
 		if strings.HasSuffix(file, ".gz") {
 			z, err := gzip.NewReader(bytes.NewReader(b))
-			r.must(err)
-			b, err = io.ReadAll(z)
-			r.must(err)
+			if err != nil {
+				return "", err
+			}
+			if b, err = io.ReadAll(z); err != nil {
+				return "", err
+			}
 		}
 		for line := range strings.Lines(string(b)) {
 			fields := strings.SplitN(line, " ", 4)
-			if len(fields) != 4 {
-				r.t.Fatalf("%s: %q is no record", file, line)
-			}
-			if fields[1] != "stdout" {
-				r.t.Errorf("%s: %q is not from the VM", file, line)
+			if len(fields) != 4 || fields[1] != "stdout" {
+				return "", fmt.Errorf("%s: %q is no record of a container's stdout", file, line)
 			}
 			if fields[2] == "P" {
 				fields[3] = strings.TrimSuffix(fields[3], "\n")
@@ -138,7 +179,7 @@ func (r *rig) logText(files []string) string {
 			all.WriteString(fields[3])
 		}
 	}
-	return all.String()
+	return all.String(), nil
 }
 
 // testLog writes lines to a test's log.

@@ -27,7 +27,10 @@ func TestRestarts(t *testing.T) {
 	}
 	before := pod()
 	dir := r.logDir(name, before.Metadata.UID)
-	ticks := func() int { return strings.Count(r.logText(r.logFiles(dir)), "LP-TICK") }
+	ticks := func() int {
+		text, _ := r.log(dir)
+		return strings.Count(text, "LP-TICK")
+	}
 	goesOn := func(what string) {
 		n := ticks() + 50
 		r.await(fmt.Sprintf("the log goes on %s", what), func() (bool, error) { return ticks() >= n, nil })
@@ -50,17 +53,17 @@ func TestRestarts(t *testing.T) {
 			return r.Node.StartRuntime()
 		}},
 		{"after the proxy's restart", func() error {
-			if err := r.Node.StopProxy(); err != nil {
+			if err := r.Proxy.Stop(); err != nil {
 				return err
 			}
-			return r.Node.StartProxy(r.ctx)
+			return r.Proxy.Start(r.ctx)
 		}},
 		{"after the proxy's crash and the loss of its state", func() error {
-			r.Node.KillProxy()
+			r.Proxy.Kill()
 			if err := os.RemoveAll(r.Node.StateDir); err != nil {
 				return err
 			}
-			return r.Node.StartProxy(r.ctx)
+			return r.Proxy.Start(r.ctx)
 		}},
 	} {
 		r.must(restart.do())
@@ -73,7 +76,8 @@ func TestRestarts(t *testing.T) {
 	if after.ContainerID() != before.ContainerID() || after.Status.ContainerStatuses[0].RestartCount != 0 {
 		t.Errorf("the VM was touched: before %+v, after %+v", before, after)
 	}
-	got := strings.Replace(r.logText(r.logFiles(dir)), guest.LoginPrompt, "", 1)
+	got, _ := r.log(dir)
+	got = strings.Replace(got, guest.LoginPrompt, "", 1)
 	want := strings.Join(b.Text(), "\n") + "\n"
 	for i := 1; len(want) < len(got); i++ {
 		want += b.TickLine(i) + "\n"

@@ -9,14 +9,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"syscall"
-	"time"
 
-	"github.com/cri-logproxy/cri-logproxy/e2e/await"
 	"github.com/cri-logproxy/cri-logproxy/e2e/cluster/box"
 	"github.com/cri-logproxy/cri-logproxy/e2e/guest"
 	"github.com/cri-logproxy/cri-logproxy/e2e/libvirtd"
@@ -28,9 +23,6 @@ import (
 // see it, in mode file. The host sees it elsewhere, as with Virtlet's DaemonSet.
 const VMLogLocation = "/var/log/vms"
 
-// stopTimeout is how long the proxy may take to stop. It promises 10 s.
-const stopTimeout = 15 * time.Second
-
 // Options of a Node.
 type Options struct {
 	// Proxy is the path of the cri-logproxy binary.
@@ -39,6 +31,8 @@ type Options struct {
 	Box *box.Box
 	// ProxyArgs are further flags for it.
 	ProxyArgs []string
+	// ProxyActivated is [Proxy.Activated].
+	ProxyActivated bool
 	// ProxyLog gets what the proxy logs; nil for nothing.
 	ProxyLog io.Writer
 	// Era is what the runtime imitates.
@@ -62,6 +56,8 @@ type Node struct {
 	Libvirt *libvirtd.Instance
 	// Runtime is what the proxy stands in front of.
 	Runtime *vmruntime.Runtime
+	// Proxy stands between it and who calls Socket.
+	Proxy *Proxy
 	// Socket is where the proxy serves CRI.
 	Socket string
 	// RuntimeSocket is where the runtime does.
@@ -75,8 +71,6 @@ type Node struct {
 
 	options Options
 	runtime vmruntime.Options
-	proxy   *exec.Cmd
-	exited  chan error // what the proxy ended with
 }
 
 // Start brings a node up. The caller must Stop it.
@@ -136,7 +130,10 @@ func Start(ctx context.Context, o Options) (n *Node, err error) {
 	if err := n.StartRuntime(); err != nil {
 		return n, err
 	}
-	return n, n.StartProxy(ctx)
+	n.Proxy = &Proxy{
+		Binary: o.Proxy, Args: n.proxyArgs(), Socket: n.Socket, Log: o.ProxyLog, Box: o.Box, Activated: o.ProxyActivated,
+	}
+	return n, n.Proxy.Start(ctx)
 }
 
 // StartRuntime starts the runtime, also again after StopRuntime.
@@ -165,14 +162,14 @@ func (n *Node) StopRuntime() error {
 	return n.Runtime.Close()
 }
 
-// ProxyArgs are the flags of the proxy.
-func (n *Node) ProxyArgs() []string {
+// proxyArgs are the flags of the proxy.
+func (n *Node) proxyArgs() []string {
 	podLogs := n.PodLogs
 	if n.options.Box != nil {
 		podLogs = box.PodLogs
 	}
 	args := []string{
-		"--listen=unix://" + n.Socket, "--runtime-endpoint=unix://" + n.RuntimeSocket,
+		"--runtime-endpoint=unix://" + n.RuntimeSocket,
 		"--pod-logs-dir=" + podLogs, "--state-dir=" + n.StateDir, "--libvirt-socket=" + n.Libvirt.Socket,
 	}
 	if n.options.LogMode != "" {
@@ -186,63 +183,14 @@ func (n *Node) ProxyArgs() []string {
 	return append(args, n.options.ProxyArgs...)
 }
 
-// StartProxy starts the proxy and waits until it serves.
-func (n *Node) StartProxy(ctx context.Context) error {
-	cmd := exec.Command(n.options.Proxy, n.ProxyArgs()...)
-	cmd.Stdout, cmd.Stderr = n.options.ProxyLog, n.options.ProxyLog
-	// It is ours to stop, not the terminal's, and does not outlive us.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	start := cmd.Start
-	if n.options.Box != nil {
-		start = func() error { return n.options.Box.Start(cmd) }
-	}
-	if err := start(); err != nil {
-		return fmt.Errorf("start the proxy: %w", err)
-	}
-	exited := make(chan error, 1)
-	go func() { exited <- cmd.Wait() }()
-	n.proxy, n.exited = cmd, exited
-	return await.Condition(ctx, "the proxy serves", func() (bool, error) {
-		select {
-		case err := <-n.exited:
-			n.exited <- err
-			return false, fmt.Errorf("%s has ended: %v", n.options.Proxy, err)
-		default:
-		}
-		conn, err := net.Dial("unix", n.Socket)
-		if err != nil {
-			return false, nil // not yet
-		}
-		return true, conn.Close()
-	})
-}
+// StartProxy starts the proxy, also again.
+func (n *Node) StartProxy(ctx context.Context) error { return n.Proxy.Start(ctx) }
 
 // StopProxy ends the proxy as systemd does, and returns what it exited with.
-func (n *Node) StopProxy() error { return n.endProxy(syscall.SIGTERM) }
+func (n *Node) StopProxy() error { return n.Proxy.Stop() }
 
 // KillProxy ends the proxy as a crash does.
-func (n *Node) KillProxy() {
-	_ = n.endProxy(syscall.SIGKILL) // what it says is that it was killed
-}
-
-func (n *Node) endProxy(sig syscall.Signal) error {
-	if n.proxy == nil {
-		return nil
-	}
-	defer func() { n.proxy = nil }()
-	if err := n.proxy.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return err
-	}
-	select {
-	case err := <-n.exited:
-		if err != nil {
-			return fmt.Errorf("the proxy: %w", err)
-		}
-		return nil
-	case <-time.After(stopTimeout):
-		return errors.Join(fmt.Errorf("the proxy has not stopped within %v", stopTimeout), n.proxy.Process.Kill(), <-n.exited)
-	}
-}
+func (n *Node) KillProxy() { n.Proxy.Kill() }
 
 // Mapping returns what the proxy has on record for a container.
 func (n *Node) Mapping(containerID string) (logmap.Container, error) {
@@ -260,7 +208,11 @@ func (n *Node) Mapping(containerID string) (logmap.Container, error) {
 
 // Stop ends everything and removes Dir.
 func (n *Node) Stop() error {
-	err := errors.Join(n.StopProxy(), n.StopRuntime())
+	var err error
+	if n.Proxy != nil {
+		err = n.Proxy.Close()
+	}
+	err = errors.Join(err, n.StopRuntime())
 	if n.Libvirt != nil {
 		err = errors.Join(err, n.Libvirt.Stop())
 	}

@@ -40,7 +40,10 @@ type Terminal struct {
 }
 
 // Start runs cmd. The caller must Close the Terminal.
-func Start(cmd *exec.Cmd) (*Terminal, error) {
+func Start(cmd *exec.Cmd) (*Terminal, error) { return StartBy((*exec.Cmd).Start, cmd) }
+
+// StartBy is Start for a command that start has to start, in a box for instance.
+func StartBy(start func(*exec.Cmd) error, cmd *exec.Cmd) (*Terminal, error) {
 	t := &Terminal{cmd: cmd, name: filepath.Base(cmd.Path), ended: make(chan struct{}), more: make(chan struct{})}
 	var err error
 	if t.pty, t.tty, err = pty.Open(); err != nil {
@@ -51,7 +54,7 @@ func Start(cmd *exec.Cmd) (*Terminal, error) {
 	}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = t.tty, t.tty, t.tty
 	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true, Setctty: true}
-	if err := cmd.Start(); err != nil {
+	if err := start(cmd); err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", t.name, err), t.closeFiles())
 	}
 	t.reading.Go(t.read)

@@ -1,8 +1,9 @@
-// Package binaries builds the programs of Kubernetes that a cluster is made of,
-// once per machine.
+// Package binaries builds the programs that a cluster is made of, once per
+// machine.
 //
-// They come from the modules that e2e/cluster/kube requires, and stay in the
-// user's cache, in a directory whose name says what they were made from and how.
+// They come from the modules that e2e/cluster/kube and e2e/cluster/containerd
+// require, and stay in the user's cache, in directories whose names say what they
+// were made from and how.
 package binaries
 
 import (
@@ -52,7 +53,7 @@ var Kubernetes = Set{
 	// The programs find out from their version what they are compatible with.
 	LDFlags: "-s -w -X k8s.io/component-base/version.gitVersion=%[1]s -X k8s.io/component-base/version.gitMajor=1" +
 		" -X k8s.io/component-base/version.gitMinor=%[2]s",
-	Takes: "12 minutes on two idle cores",
+	Takes: "6 minutes on two idle cores",
 }
 
 // Containerd is what runs containers on a node.
@@ -66,7 +67,7 @@ var Containerd = Set{
 	Module:  "github.com/containerd/containerd/v2",
 	LDFlags: "-s -w -X github.com/containerd/containerd/v2/version.Version=%[1]s",
 	Tags:    "no_btrfs no_devmapper no_zfs no_tracing",
-	Takes:   "3 minutes on two idle cores",
+	Takes:   "1 minute on two idle cores",
 }
 
 // Find returns the directory of the programs, or a [need.MissingError] if they
@@ -77,7 +78,7 @@ func (s Set) Find(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("binaries: %w", err)
 	}
 	if !p.done() {
-		return "", &need.MissingError{What: p.String() + " in " + p.out, Remedy: "make cluster builds it (" + s.Takes + ", once per machine)"}
+		return "", &need.MissingError{What: p.String() + " in " + p.out, Remedy: "make programs builds it (" + s.Takes + ", once per machine)"}
 	}
 	return p.out, nil
 }

@@ -242,8 +242,8 @@ func (b *Box) Start(cmd *exec.Cmd) error {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
-	cmd.SysProcAttr.Setpgid = true // ^C at a terminal is for the harness to handle
-	cmd.SysProcAttr.Pdeathsig = 0  // it dies with init, and sees no parent here, which Go takes for dead
+	cmd.SysProcAttr.Setpgid = !cmd.SysProcAttr.Setsid // ^C at a terminal is for the harness to handle
+	cmd.SysProcAttr.Pdeathsig = 0                     // it dies with init, and sees no parent here, which Go takes for dead
 	return b.do(cmd.Start)
 }
 
@@ -255,6 +255,15 @@ func (b *Box) Dial(ctx context.Context, network, address string) (conn net.Conn,
 		return err
 	})
 	return conn, err
+}
+
+// Listen listens at an address inside. The listener is this process'.
+func (b *Box) Listen(network, address string) (l net.Listener, err error) {
+	err = b.do(func() (err error) {
+		l, err = net.Listen(network, address)
+		return err
+	})
+	return l, err
 }
 
 // Path returns where a file below one of the box's own directories lies for

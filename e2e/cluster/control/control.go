@@ -10,17 +10,16 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"time"
 
 	"github.com/cri-logproxy/cri-logproxy/e2e/cluster/box"
 	"github.com/cri-logproxy/cri-logproxy/e2e/internal/fsutil"
 	"github.com/cri-logproxy/cri-logproxy/e2e/need"
+	"github.com/cri-logproxy/cri-logproxy/e2e/terminal"
 )
 
 const (
@@ -28,9 +27,6 @@ const (
 	etcdPeer   = "http://127.0.0.1:2380"
 	token      = "admin-of-the-box"
 )
-
-// stopGrace is how long a part of the plane may take to stop.
-const stopGrace = 10 * time.Second
 
 // offPlugins are the admission plugins that want a controller or objects that
 // nobody makes here.
@@ -154,16 +150,28 @@ func (p *Plane) KubectlInput(ctx context.Context, stdin []byte, args ...string) 
 // StartKubectl starts kubectl; wait returns when it has ended. It is killed when
 // ctx ends.
 func (p *Plane) StartKubectl(ctx context.Context, stdin []byte, out, errOut io.Writer, args ...string) (wait func() error, err error) {
-	cmd := exec.CommandContext(ctx, p.kubectl, append([]string{"--kubeconfig=" + p.Kubeconfig}, args...)...)
+	cmd := p.command(ctx, args)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), out, errOut
-	cmd.Env = append(os.Environ(), "HOME="+p.dir) // for its cache
 	if err := p.box.Start(cmd); err != nil {
 		return nil, err
 	}
 	return cmd.Wait, nil
 }
 
-// Stop ends the control plane.
-func (p *Plane) Stop() error {
-	return errors.Join(p.apiserver.Stop(stopGrace), p.etcd.Stop(stopGrace))
+// KubectlTerminal starts kubectl on a terminal. It is killed when ctx ends.
+func (p *Plane) KubectlTerminal(ctx context.Context, args ...string) (*terminal.Terminal, error) {
+	return terminal.StartBy(p.box.Start, p.command(ctx, args))
+}
+
+func (p *Plane) command(ctx context.Context, args []string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, p.kubectl, append([]string{"--kubeconfig=" + p.Kubeconfig}, args...)...)
+	cmd.Env = append(os.Environ(), "HOME="+p.dir) // for its cache
+	return cmd
+}
+
+// Stop ends the control plane. What it would do to end in order is for the next,
+// and there is none.
+func (p *Plane) Stop() {
+	p.apiserver.Kill()
+	p.etcd.Kill()
 }

@@ -47,6 +47,8 @@ type Options struct {
 	LogMaxSize         string        // at which it rotates a container's log
 	LogMaxFiles        int           // how many it keeps
 	LogMonitorInterval time.Duration // how often it looks; 3 s at the least
+
+	FeatureGates []string // to be on
 }
 
 // Kubelet is a running kubelet.
@@ -86,6 +88,7 @@ func (k *Kubelet) configure() error {
 		"LogMaxSize":         cmp.Or(k.o.LogMaxSize, "10Mi"),
 		"LogMaxFiles":        cmp.Or(k.o.LogMaxFiles, 5),
 		"LogMonitorInterval": cmp.Or(k.o.LogMonitorInterval, 10*time.Second),
+		"FeatureGates":       k.o.FeatureGates,
 		"StaticPods":         "",
 	}
 	if k.o.Kubeconfig == "" {
@@ -192,6 +195,11 @@ func (k *Kubelet) Logs(ctx context.Context, namespace, pod, container string, qu
 // Summary returns kubelet's /stats/summary.
 func (k *Kubelet) Summary(ctx context.Context) ([]byte, error) {
 	return k.get(ctx, "https://"+apiAddress+"/stats/summary")
+}
+
+// Metrics returns kubelet's metrics, in the text format of Prometheus.
+func (k *Kubelet) Metrics(ctx context.Context) ([]byte, error) {
+	return k.get(ctx, "https://"+apiAddress+"/metrics")
 }
 
 func (k *Kubelet) get(ctx context.Context, u string) ([]byte, error) {
