@@ -12,9 +12,11 @@ type buffers struct {
 	pool  *sync.Pool
 }
 
+// A read and its records stay in a core's second-level cache, until the kernel
+// has copied them. A batch is twice a read and more: so much do short lines grow.
 const (
-	smallRead, largeRead   = 64 << 10, 512 << 10
-	smallBatch, largeBatch = 128 << 10, 1 << 20
+	smallRead, largeRead   = 64 << 10, 256 << 10
+	smallBatch, largeBatch = 192 << 10, 768 << 10
 	// recordRoom is more than one record takes, also in JSON.
 	recordRoom = 128 << 10
 )

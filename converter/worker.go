@@ -302,7 +302,7 @@ func (w *worker) convertData(b *buffers, data []byte, flush Flush) (total int, e
 		batch, n := b.batch[:0], 0
 		for len(batch) < b.full {
 			var plain int
-			batch, plain = w.out.encoder.appendPlain(batch, data[total+n:], &w.split, b.full)
+			batch, plain = w.out.encoder.appendPlain(batch, data[total+n:], &w.split)
 			n += plain
 			line, k, ok := w.split.Next(data[total+n:], flush)
 			n += k
