@@ -24,11 +24,10 @@ const (
 // bufferPools are the buffers of a Manager's workers. The zero value is ready.
 type bufferPools struct{ small, large sync.Pool }
 
-// get returns buffers for a backlog of that many bytes. The caller puts them
-// back.
-func (p *bufferPools) get(backlog int64) *buffers {
+// get returns buffers, large ones for a backlog. The caller puts them back.
+func (p *bufferPools) get(large bool) *buffers {
 	pool, read, batch := &p.small, smallRead, smallBatch
-	if backlog >= smallRead {
+	if large {
 		pool, read, batch = &p.large, largeRead, largeBatch
 	}
 	if b, ok := pool.Get().(*buffers); ok {
