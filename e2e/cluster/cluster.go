@@ -126,6 +126,10 @@ type VM struct {
 	Name    string
 	Boot    guest.Boot
 	Restart string // restartPolicy; "" for Never
+
+	HostNetwork bool
+	// Liveness is a file below /var/log without which the VM is taken for dead.
+	Liveness string
 }
 
 // Manifest returns the pod's manifest.
@@ -135,6 +139,16 @@ func (v VM) Manifest() []byte {
 		restart = "Never"
 	}
 	type object = map[string]any
+	container := object{
+		"name": pod.ContainerName, "image": "example.com/guest", "imagePullPolicy": "IfNotPresent",
+		"args": v.Boot.Args(),
+	}
+	if v.Liveness != "" { // a VM cannot be probed, but kubelet itself serves these files
+		container["livenessProbe"] = object{
+			"httpGet":       object{"scheme": "HTTPS", "host": box.NodeIP, "port": 10250, "path": "/logs/" + v.Liveness},
+			"periodSeconds": 1, "failureThreshold": 1, "timeoutSeconds": 60,
+		}
+	}
 	b, err := json.MarshalIndent(object{
 		"apiVersion": "v1",
 		"kind":       "Pod",
@@ -147,10 +161,8 @@ func (v VM) Manifest() []byte {
 			"automountServiceAccountToken":  false,
 			"restartPolicy":                 restart,
 			"terminationGracePeriodSeconds": 1,
-			"containers": []object{{
-				"name": pod.ContainerName, "image": "example.com/guest", "imagePullPolicy": "IfNotPresent",
-				"args": v.Boot.Args(),
-			}},
+			"hostNetwork":                   v.HostNetwork,
+			"containers":                    []object{container},
 		},
 	}, "", "\t")
 	if err != nil {
