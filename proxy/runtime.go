@@ -31,8 +31,12 @@ const (
 	connWindow   = 16 << 20 // gRPC takes a connection's messages off without waiting for their readers
 )
 
-// versionTimeout bounds the questions for Version that hold a new connection up.
-const versionTimeout = 2 * time.Second
+const (
+	// versionTimeout bounds the questions for Version that hold a new connection up.
+	versionTimeout = 2 * time.Second
+	// learnTimeout bounds those that are asked later.
+	learnTimeout = 10 * time.Second
+)
 
 // runtimeConn is the connection to the runtime. Its calls are the client's,
 // whatever version of CRI the runtime serves (bridge.go). Each time that it
@@ -107,14 +111,13 @@ func (c *runtimeConn) dialSocket(ctx context.Context) (net.Conn, error) {
 // Peer is the runtime at the other end, or that was there last.
 func (c *runtimeConn) Peer() Peer { return *c.peer.Load() }
 
-// learn asks a runtime again that has not said what it serves. It may have been
-// slow to start.
+// learn asks a runtime again that has not told its name. It may be slow to start.
 func (c *runtimeConn) learn(ctx context.Context) {
 	unknown := c.peer.Load()
-	if !unknown.APIs.Empty() {
+	if unknown.Name != "" {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, reconcileTimeout)
+	ctx, cancel := context.WithTimeout(ctx, learnTimeout)
 	defer cancel()
 	peer, err := askPeer(ctx, c.dialSocket)
 	gone := status.Code(err) == codes.Unavailable || errors.Is(ctx.Err(), context.Canceled)
@@ -168,6 +171,9 @@ func watchRuntime(ctx context.Context, conn *runtimeConn, onReady func(context.C
 			again = onReady(ctx)
 			if conn.peer.Load() != peer {
 				continue // it was to another connection
+			}
+			if peer.Name == "" && again == 0 {
+				again = reconcileAgain // it may tell yet
 			}
 		}
 		waitForChange(ctx, conn, state, again)

@@ -108,6 +108,41 @@ func TestPeer(t *testing.T) {
 	}
 }
 
+func TestServed(t *testing.T) {
+	const (
+		ok       = codes.OK
+		lacks    = codes.Unimplemented
+		refuses  = codes.Unknown
+		hangs    = codes.DeadlineExceeded
+		breaks   = codes.Unavailable
+		cut      = codes.Canceled
+		v1, a, b = "v1", "v1alpha2", "v1alpha1"
+	)
+	for _, test := range []struct {
+		ends [3]codes.Code // of the newest first
+		want string
+	}{
+		{[3]codes.Code{ok, ok, ok}, v1 + ", " + a + ", " + b},
+		{[3]codes.Code{lacks, ok, lacks}, a},
+		{[3]codes.Code{lacks, lacks, refuses}, b},
+		{[3]codes.Code{lacks, lacks, lacks}, ""},
+		{[3]codes.Code{hangs, ok, lacks}, v1 + ", " + a},
+		{[3]codes.Code{lacks, hangs, lacks}, a},
+		{[3]codes.Code{hangs, hangs, lacks}, v1 + ", " + a},
+		{[3]codes.Code{hangs, hangs, hangs}, ""},
+		{[3]codes.Code{breaks, ok, ok}, ""},
+		{[3]codes.Code{lacks, cut, ok}, ""},
+	} {
+		var errs []error
+		for _, code := range test.ends {
+			errs = append(errs, status.Error(code, "test"))
+		}
+		if got := served(errs).String(); got != test.want {
+			t.Errorf("%v: got %q, want %q", test.ends, got, test.want)
+		}
+	}
+}
+
 // TestPeerRefusesVersion has a service that is there and fails.
 func TestPeerRefusesVersion(t *testing.T) {
 	backend := newBackend(t, proxytest.V1alpha2)
@@ -208,15 +243,18 @@ func TestVersionHangs(t *testing.T) {
 		}
 	})
 	conn, told := connect(t, backend.Socket())
-	if err := invoke(t, conn, statusV1alpha2); err != nil {
-		t.Errorf("a call that needs no bridge: %v", err)
+	for _, method := range []string{statusV1alpha2, statusV1} {
+		if err := invoke(t, conn, method); err != nil {
+			t.Errorf("%s: %v", method, err)
+		}
 	}
-	if got := told(); len(got) > 0 {
+	if got := told(); len(got) != 1 || got[0].APIs.String() != "v1alpha2" || got[0].Name != "" {
 		t.Errorf("told of %+v", got)
 	}
 	close(answer)
-	until(t, "the bridge is there", func() bool { return invoke(t, conn, statusV1) == nil })
-	if got := told(); len(got) != 1 || !got[0].APIs.Has(api.V1alpha2) {
+	until(t, "the name is there", func() bool { return conn.Peer().Name != "" })
+	until(t, "it is told of", func() bool { return len(told()) == 2 })
+	if got := told()[1]; got != conn.Peer() {
 		t.Errorf("told of %+v", got)
 	}
 }
