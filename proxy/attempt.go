@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"os"
@@ -49,8 +50,8 @@ type who struct {
 
 // who finds out what kubelet means by id.
 func (s *Server) who(ctx context.Context, id string) who {
-	if a, ok := s.logs.Attempt(id); ok {
-		return who{ended: &a}
+	if a := s.ended(id); a != nil {
+		return who{ended: a}
 	}
 	if record, ok := s.logs.ByKubeletID(id); ok {
 		return who{id: record.ID}
@@ -58,18 +59,31 @@ func (s *Server) who(ctx context.Context, id string) who {
 	if _, ok := s.logs.Container(id); ok {
 		return who{gone: true} // it is another attempt's now
 	}
-	base, _, ok := personality.SplitAttemptID(id)
-	if !ok || !s.has(personality.Attempts) {
+	if !s.has(personality.Attempts) {
 		return who{id: id}
 	}
-	record, ok := s.container(ctx, base) // there may have been a record of it
-	switch {
-	case !ok:
-		return who{id: id}
-	case record.KubeletID == id:
-		return who{id: base}
+	// There may have been a record of it.
+	ids := []string{id}
+	if base, _, ok := personality.SplitAttemptID(id); ok {
+		ids = append(ids, base)
 	}
-	return who{gone: true}
+	for _, runtimeID := range ids {
+		if record, ok := s.container(ctx, runtimeID); ok {
+			return who{id: runtimeID, gone: record.KnownAs() != id}
+		}
+	}
+	return who{id: id}
+}
+
+// ended is the attempt that kubelet means by id, if it is over; else nil.
+func (s *Server) ended(id string) *logmap.Attempt {
+	if a, ok := s.ending.Load(id); ok {
+		return a.(*logmap.Attempt)
+	}
+	if a, ok := s.logs.Attempt(id); ok {
+		return &a
+	}
+	return nil
 }
 
 // serve answers a call that is ours, or mended.
@@ -84,7 +98,12 @@ func (s *Server) serve(c *call, handle func(*Server, *call) ([]byte, error)) ([]
 		return c.forward(c.request)
 	}
 	id := req.Interface().(containerRequest).GetContainerId()
-	switch w := s.who(c.ctx, id); {
+	w := s.who(c.ctx, id)
+	if w.ended != nil && c.name == "RemoveContainer" {
+		s.recorded(s.logs.RemoveAttempt(id))
+		w = s.who(c.ctx, id) // the runtime has it all the same, if no other has taken its place
+	}
+	switch {
 	case w.ended != nil:
 		return s.serveEnded(c, w.ended)
 	case w.gone:
@@ -97,7 +116,11 @@ func (s *Server) serve(c *call, handle func(*Server, *call) ([]byte, error)) ([]
 		}
 		c.request = request
 	}
-	return handle(s, c)
+	answer, err := handle(s, c)
+	if a := s.ended(id); a != nil && c.name == "ContainerStatus" {
+		return s.serveEnded(c, a) // since then: what the runtime has said may be of the next one
+	}
+	return answer, err
 }
 
 // serveEnded answers a call about an attempt whose place the next one has taken.
@@ -109,11 +132,7 @@ func (s *Server) serveEnded(c *call, a *logmap.Attempt) ([]byte, error) {
 			return nil, status.Errorf(codes.Internal, "cri-logproxy: status of attempt %s: %v", a.ID, err)
 		}
 		return proto.Marshal(&runtimeapi.ContainerStatusResponse{Status: st})
-	case "StopContainer":
-		return nil, nil
-	case "RemoveContainer":
-		s.recorded(s.logs.RemoveAttempt(a.ID))
-		glog.V(1).Infof("attempt %s of container %s: forgotten", a.ID, a.ContainerID)
+	case "StopContainer", "RemoveContainer":
 		return nil, nil
 	}
 	return nil, status.Errorf(codes.FailedPrecondition, "container %s is not running: its attempt is over", a.ID)
@@ -130,53 +149,77 @@ func (s *Server) serveGone(c *call, id string) ([]byte, error) {
 
 // endAttempts notes what the containers of a sandbox are before another attempt
 // may take their IDs. Until the returned function is called they are that to
-// kubelet, which lists them all the time.
+// kubelet, which lists them all the time, whatever the runtime makes of them.
 func (s *Server) endAttempts(ctx context.Context, before []logmap.Container, attempt uint32) (done func()) {
 	if !s.has(personality.Attempts) {
 		return func() {}
 	}
+	var ending []*logmap.Attempt
 	for _, old := range before {
-		if old.Attempt != attempt {
-			s.ending.Store(old.ID, s.lastStatus(ctx, old))
+		if personality.AttemptID(old.ID, attempt) == old.KnownAs() {
+			continue // the same again
 		}
+		st, err := proto.Marshal(s.lastStatus(ctx, old))
+		if err != nil {
+			glog.Errorf("encode the status of container %s: %v", old.KnownAs(), err)
+			continue
+		}
+		a := &logmap.Attempt{ID: old.KnownAs(), ContainerID: old.ID, SandboxID: old.SandboxID, Status: st}
+		s.ending.Store(a.ID, a)
+		ending = append(ending, a)
 	}
 	return func() {
-		for _, old := range before {
-			s.ending.Delete(old.ID)
+		for _, a := range ending {
+			if record, ok := s.logs.Container(a.ContainerID); ok && record.KnownAs() == a.ID && s.lost(ctx, a.ContainerID) {
+				s.recorded(s.logs.PutAttempt(*a)) // it was removed, and no other took its place
+			}
+			s.ending.Delete(a.ID)
 		}
 	}
 }
 
-// recordEnded puts the attempt before record on record as one that is over.
-func (s *Server) recordEnded(record logmap.Container) {
-	last, ok := s.ending.Load(record.ID)
-	if !ok {
-		return
+// dropAttempts forgets that attempts had IDs of their own. What is left on record
+// of a time with this repair would have kubelet see two containers in one.
+func (s *Server) dropAttempts() {
+	for _, a := range s.logs.Attempts() {
+		s.recorded(s.logs.RemoveAttempt(a.ID))
 	}
-	st := last.(*runtimeapi.ContainerStatus)
-	encoded, err := proto.Marshal(st)
-	if err != nil {
-		glog.Errorf("encode the status of container %s: %v", st.Id, err)
-		return
+	for _, record := range s.logs.Containers() {
+		if record.KubeletID != "" {
+			s.recorded(s.logs.ChangeContainer(record.ID, func(c *logmap.Container) { c.KubeletID = "" }))
+		}
 	}
-	s.recorded(s.logs.PutAttempt(logmap.Attempt{ID: st.Id, ContainerID: record.ID, SandboxID: record.SandboxID, Status: encoded}))
+}
+
+// recordEnded puts an attempt on record as one that is over.
+func (s *Server) recordEnded(old logmap.Container) {
+	if a, ok := s.ending.Load(old.KnownAs()); ok {
+		s.recorded(s.logs.PutAttempt(*a.(*logmap.Attempt)))
+	}
 }
 
 // lastStatus is the status of a container whose attempt is over, for kubelet.
 func (s *Server) lastStatus(ctx context.Context, old logmap.Container) *runtimeapi.ContainerStatus {
+	st := &runtimeapi.ContainerStatus{}
+	if a, ok := s.logs.Attempt(old.KnownAs()); ok && proto.Unmarshal(a.Status, st) == nil {
+		return st // see endAttempts: it was over before
+	}
 	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
 	defer cancel()
 	var resp runtimeapi.ContainerStatusResponse
 	err := s.ask(ctx, "ContainerStatus", &runtimeapi.ContainerStatusRequest{ContainerId: old.ID}, &resp)
-	st := resp.Status
-	if err != nil || st == nil { // it may have lost it
+	if st = resp.Status; err != nil || st == nil { // it may have lost it
 		st = &runtimeapi.ContainerStatus{Id: old.ID, Metadata: &runtimeapi.ContainerMetadata{Name: old.Name}, Labels: s.labelsOf(old)}
 	}
 	st.LogPath = s.answeredLogPath(st)
 	s.repairStatus(ctx, st)
+	st.Id = old.KnownAs()
+	if !old.Started {
+		return st // CREATED: it never ran
+	}
 	st.State = runtimeapi.ContainerState_CONTAINER_EXITED // it is about to be
 	if st.FinishedAt == 0 {
-		personality.Finish(st, time.Now().UnixNano())
+		personality.Finish(st, cmp.Or(old.FinishedAt, time.Now().UnixNano()))
 	}
 	return st
 }
@@ -217,6 +260,12 @@ func (s *Server) countAttempts(record *logmap.Container, annotations map[string]
 		record.Attempt = last
 		record.ContainerLog = filepath.Join(dir, strconv.FormatUint(uint64(last), 10)+".log")
 	}
+	nameByAttempt(record, annotations)
+}
+
+// nameByAttempt completes a record that has no ID of kubelet's by the one of its
+// attempt. The annotations are the runtime's, which may be of the first.
+func nameByAttempt(record *logmap.Container, annotations map[string]string) {
 	record.KubeletID = personality.AttemptID(record.ID, record.Attempt)
 	record.Annotations = maps.Clone(annotations)
 	if _, ok := annotations[annotationRestartCnt]; ok {

@@ -48,14 +48,12 @@ func (s *Server) choose(p Peer) personality.Set {
 // repairStatus makes a status of the runtime's what kubelet must see of the
 // container, its ID included. It reports whether it changed anything.
 func (s *Server) repairStatus(ctx context.Context, st *runtimeapi.ContainerStatus) (changed bool) {
-	if last, ok := s.ending.Load(st.GetId()); ok {
-		proto.Reset(st)
-		proto.Merge(st, last.(*runtimeapi.ContainerStatus))
-		return true
-	}
 	record, ok := s.logs.Container(st.GetId())
 	if !ok {
-		return s.repairUnknown(st)
+		return s.repairUnknown(ctx, st)
+	}
+	if a, ok := s.ending.Load(record.KnownAs()); ok && proto.Unmarshal(a.(*logmap.Attempt).Status, st) == nil {
+		return true
 	}
 	if s.has(personality.FinishedAt) {
 		s.repairEnd(ctx, &record, st)
@@ -84,9 +82,14 @@ func (s *Server) repairStatus(ctx context.Context, st *runtimeapi.ContainerStatu
 
 // repairUnknown does so for a container that is not on record, or not yet:
 // kubelet lists it before CreateContainer has answered.
-func (s *Server) repairUnknown(st *runtimeapi.ContainerStatus) (changed bool) {
+func (s *Server) repairUnknown(ctx context.Context, st *runtimeapi.ContainerStatus) (changed bool) {
 	if !s.has(personality.Attempts) || s.others.has(st.GetId()) {
 		return false
+	}
+	if s.cfg.Intercept == InterceptAnnotation {
+		if _, ours := s.container(ctx, st.GetId()); !ours {
+			return false
+		}
 	}
 	record := s.labelled(st.GetId(), "", st.GetLabels(), st.GetAnnotations(), st.GetMetadata().GetAttempt())
 	if record.KubeletID == "" || record.KubeletID == st.Id {
@@ -186,7 +189,7 @@ func (s *Server) listed(ctx context.Context, filter *runtimeapi.ContainerFilter)
 	for _, item := range resp.Containers {
 		s.repairListed(ctx, item)
 	}
-	for _, a := range s.logs.Attempts() {
+	for _, a := range s.allEnded() {
 		var st runtimeapi.ContainerStatus
 		if err := proto.Unmarshal(a.Status, &st); err != nil {
 			glog.Errorf("status of attempt %s: %v", a.ID, err)
@@ -202,6 +205,16 @@ func (s *Server) listed(ctx context.Context, filter *runtimeapi.ContainerFilter)
 		listed[item.Id] = true
 		return again || !matches(filter, item)
 	}), nil
+}
+
+// allEnded are the attempts that are over, or about to be.
+func (s *Server) allEnded() []logmap.Attempt {
+	list := s.logs.Attempts()
+	s.ending.Range(func(_, a any) bool {
+		list = append(list, *a.(*logmap.Attempt))
+		return true
+	})
+	return list
 }
 
 // repairListed does for an item of a list what repairStatus does for a status.

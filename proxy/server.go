@@ -60,7 +60,7 @@ type Server struct {
 	alive  idSet // containers that this process has seen running, or started
 
 	repairs atomic.Pointer[personality.Set] // for the runtime that is there now
-	ending  sync.Map                        // see endAttempts: container ID ▸ *runtimeapi.ContainerStatus
+	ending  sync.Map                        // see endAttempts: ID of kubelet's ▸ *logmap.Attempt
 
 	missing          map[string]bool // containers that the last reconcile did not find; its own
 	missingSandboxes map[string]bool // the same
