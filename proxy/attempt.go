@@ -86,9 +86,26 @@ func (s *Server) ended(id string) *logmap.Attempt {
 	return nil
 }
 
-// serve answers a call that is ours, or mended.
-func (s *Server) serve(c *call, handle func(*Server, *call) ([]byte, error)) ([]byte, error) {
+// looks are the calls that tell of attempts and change nothing.
+var looks = map[string]bool{"ContainerStatus": true, "ListContainers": true, "ListContainerStats": true, "PodSandboxStatus": true}
+
+// serve answers a call that is ours, or mended. What was asked for while an
+// attempt began is asked for again: it may be of the attempt before.
+func (s *Server) serve(c *call, handle func(*Server, *call) ([]byte, error)) (answer []byte, err error) {
 	s.runtime.awaitConnection(c.ctx) // or it is not known which repairs it needs
+	request := c.request
+	for range 3 {
+		began := s.began.Load()
+		c.request = request
+		answer, err = s.serveOnce(c, handle)
+		if !looks[c.name] || s.began.Load() == began {
+			break
+		}
+	}
+	return answer, err
+}
+
+func (s *Server) serveOnce(c *call, handle func(*Server, *call) ([]byte, error)) ([]byte, error) {
 	prototype := containerRequests[c.name]
 	if prototype == nil {
 		return handle(s, c)
@@ -116,11 +133,7 @@ func (s *Server) serve(c *call, handle func(*Server, *call) ([]byte, error)) ([]
 		}
 		c.request = request
 	}
-	answer, err := handle(s, c)
-	if a := s.ended(id); a != nil && c.name == "ContainerStatus" {
-		return s.serveEnded(c, a) // since then: what the runtime has said may be of the next one
-	}
-	return answer, err
+	return handle(s, c)
 }
 
 // serveEnded answers a call about an attempt whose place the next one has taken.

@@ -5,6 +5,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
+	"sync"
 	"testing"
 
 	"google.golang.org/grpc/codes"
@@ -294,4 +296,98 @@ func TestAttemptsOfARemovedSandbox(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.wantListed()
+}
+
+// TestAttemptsSeenAllTheTime has kubelet look all the time, as its PLEG, its
+// garbage collector and its log manager do, while attempts come and go.
+func TestAttemptsSeenAllTheTime(t *testing.T) {
+	for _, replaces := range []bool{false, true} {
+		t.Run(map[bool]string{false: "1.0", true: "0.8.2"}[replaces], func(t *testing.T) {
+			r, v := newVirtletRig(t, "auto")
+			v.replaces = replaces
+			r.attempt(0)
+			done := make(chan struct{})
+			var lookers sync.WaitGroup
+			for range 2 {
+				lookers.Go(func() {
+					for newest := uint32(0); ; {
+						select {
+						case <-done:
+							return
+						default:
+							newest = r.look(newest)
+						}
+					}
+				})
+			}
+			for n := uint32(1); n < 10; n++ {
+				v.powerOff()
+				r.attempt(n)
+			}
+			close(done)
+			lookers.Wait()
+		})
+	}
+}
+
+// look checks that the attempts that are seen are all there are, that each is
+// itself and that only the last may not be over. It returns that one.
+func (r *rig) look(newest uint32) uint32 {
+	resp, err := r.client.ListContainers(r.t.Context(), &runtimeapi.ListContainersRequest{})
+	if err != nil {
+		r.t.Error(err)
+		return newest
+	}
+	if n := uint32(len(resp.Containers)); n <= newest {
+		r.t.Errorf("there were %d attempts, and are %d", newest+1, n)
+		return newest
+	}
+	newest = uint32(len(resp.Containers)) - 1
+	for _, c := range resp.Containers {
+		n := c.Metadata.Attempt
+		if c.Id != personality.AttemptID(virtletID, n) || n > newest || n < newest && c.State != runtimeapi.ContainerState_CONTAINER_EXITED {
+			r.t.Errorf("one of %d attempts: %v", newest+1, c)
+		}
+		resp, err := r.client.ContainerStatus(r.t.Context(), &runtimeapi.ContainerStatusRequest{ContainerId: c.Id})
+		st := resp.GetStatus()
+		if err != nil || st.Id != c.Id || st.Metadata.Attempt != n || !strings.HasSuffix(st.LogPath, "/"+itoa(n)+".log") || st.Annotations["io.kubernetes.container.restartCount"] != itoa(n) {
+			r.t.Errorf("%s is %v, %v", c.Id, resp, err)
+		}
+	}
+	return newest
+}
+
+// TestStartTakesItsTime has kubelet look while the next attempt starts, and the
+// runtime still says EXITED of the one before. kubelet removes the attempt before
+// one that is over (pkg/kubelet/pod_container_deletor.go), and its log.
+func TestStartTakesItsTime(t *testing.T) {
+	r, v := newVirtletRig(t, "auto")
+	r.attempt(0)
+	v.powerOff()
+	asked, goOn := make(chan struct{}), make(chan struct{})
+	got := make(chan *runtimeapi.ContainerStatus, 1)
+	v.starting = func() {
+		r.wantListed("-1 1 CREATED", " 0 EXITED")
+		var first sync.Once
+		v.answered = func() {
+			first.Do(func() {
+				close(asked)
+				<-goOn
+			})
+		}
+		go func() {
+			resp, err := r.client.ContainerStatus(t.Context(), &runtimeapi.ContainerStatusRequest{ContainerId: virtletID + "-1"})
+			if err != nil {
+				t.Error(err)
+			}
+			got <- resp.GetStatus()
+		}()
+		<-asked
+	}
+	r.attempt(1)
+	close(goOn)
+	if st := <-got; st.GetState() != runtimeapi.ContainerState_CONTAINER_RUNNING || st.GetFinishedAt() != 0 {
+		t.Errorf("when it has started: %v", st)
+	}
+	r.wantListed("-1 1 RUNNING", " 0 EXITED")
 }

@@ -118,6 +118,7 @@ func (s *Server) startContainer(c *call) ([]byte, error) {
 	if !ours {
 		return c.forward(c.request)
 	}
+	s.starting.add(record.ID)
 	record = s.begin(c.ctx, record)
 	answer, err := c.forward(c.request)
 	switch {
@@ -143,6 +144,8 @@ func (s *Server) started(record logmap.Container, err error) {
 		}))
 	}
 	s.alive.add(record.ID)
+	s.starting.remove(record.ID)
+	s.began.Add(1)
 }
 
 // begin sets up the console of a VM that is about to start, or runs already,

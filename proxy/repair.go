@@ -55,7 +55,10 @@ func (s *Server) repairStatus(ctx context.Context, st *runtimeapi.ContainerStatu
 	if a, ok := s.ending.Load(record.KnownAs()); ok && proto.Unmarshal(a.(*logmap.Attempt).Status, st) == nil {
 		return true
 	}
-	if s.has(personality.FinishedAt) {
+	// What the runtime says may still be of the attempt before.
+	pending := record.KubeletID != "" &&
+		(!record.Started || st.State != runtimeapi.ContainerState_CONTAINER_RUNNING && s.starting.has(record.ID))
+	if s.has(personality.FinishedAt) && !pending {
 		s.repairEnd(ctx, &record, st)
 		changed = true
 	}
@@ -73,7 +76,7 @@ func (s *Server) repairStatus(ctx context.Context, st *runtimeapi.ContainerStatu
 	if record.CreatedAt != 0 {
 		st.CreatedAt = record.CreatedAt
 	}
-	if !record.Started { // what it says is of the attempt before
+	if pending {
 		st.State = runtimeapi.ContainerState_CONTAINER_CREATED
 		st.StartedAt, st.FinishedAt, st.ExitCode, st.Reason, st.Message = 0, 0, 0, "", ""
 	}

@@ -25,6 +25,7 @@ type fakeVirtlet struct {
 	answered func()                      // called in ContainerStatus, when the answer is made
 	calls    []string                    // that changed something
 	start    error                       // of StartContainer
+	starting func()                      // called in StartContainer, before the VM runs
 	remove   error                       // of RemoveContainer
 	busy     bool                        // only what is asked for by its ID is listed
 }
@@ -76,6 +77,9 @@ func (v *fakeVirtlet) serve(b *proxytest.Backend) {
 		return &runtimeapi.CreateContainerResponse{ContainerId: virtletID}, nil
 	}))
 	b.Handle("StartContainer", proxytest.Typed(func(context.Context, *runtimeapi.StartContainerRequest) (*runtimeapi.StartContainerResponse, error) {
+		if v.starting != nil {
+			v.starting()
+		}
 		if v.start == nil {
 			v.set(runtimeapi.ContainerState_CONTAINER_RUNNING)
 		}
