@@ -98,7 +98,7 @@ func (s *Server) serve(c *call, handle func(*Server, *call) ([]byte, error)) (an
 		began := s.began.Load()
 		c.request = request
 		answer, err = s.serveOnce(c, handle)
-		if !looks[c.name] || s.began.Load() == began {
+		if !looks[c.name] || s.began.Load() == began || !s.has(personality.Attempts) {
 			break
 		}
 	}
