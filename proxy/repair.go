@@ -210,16 +210,6 @@ func (s *Server) listed(ctx context.Context, filter *runtimeapi.ContainerFilter)
 	}), nil
 }
 
-// allEnded are the attempts that are over, or about to be.
-func (s *Server) allEnded() []logmap.Attempt {
-	list := s.logs.Attempts()
-	s.ending.Range(func(_, a any) bool {
-		list = append(list, *a.(*logmap.Attempt))
-		return true
-	})
-	return list
-}
-
 // repairListed does for an item of a list what repairStatus does for a status.
 func (s *Server) repairListed(ctx context.Context, item *runtimeapi.Container) {
 	st := &runtimeapi.ContainerStatus{

@@ -6,12 +6,13 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// StoppedDisk is for Virtlet 1.1 and later.
+// StoppedDisk is for every Virtlet: needed from 1.0 on, which speaks v1alpha1 like
+// those before. Up to 0.9 CreateContainer itself removes the container first.
 var StoppedDisk = &Repair{
 	Name: "stopped-disk",
 	Reason: "StopContainer deletes the root disk, and the next StartContainer fails for ever, unless the container is " +
 		"removed in between",
-	needed: isNewVirtlet,
+	needed: isVirtlet,
 }
 
 // IsDiskGone says that StartContainer failed because of that: libvirt's words.
