@@ -253,7 +253,7 @@ func TestStoppedDiskAgain(t *testing.T) {
 		if err := r.stopContainer(virtletID); err != nil {
 			t.Fatal(err)
 		}
-		v.calls, v.remove, v.start = nil, errors.New("try again"), errors.New("Cannot access storage file '/root'")
+		v.calls, v.remove, v.start = nil, errors.New("try again"), errors.New("Cannot access storage file '/var/lib/virtlet/volumes/virtlet_root_0'")
 		id := r.create("pod", 1, nil)
 		if _, err := r.client.StartContainer(t.Context(), &runtimeapi.StartContainerRequest{ContainerId: id}); err == nil || !slices.Equal(v.calls, removed) {
 			t.Fatalf("start: %v, and the runtime was told %q", err, v.calls)
@@ -270,7 +270,7 @@ func TestStoppedDiskAgain(t *testing.T) {
 		r, v := newVirtletRig(t, "auto")
 		r.attempt(0)
 		v.powerOff()
-		v.start = errors.New("Cannot access storage file '/root'")
+		v.start = errors.New("Cannot access storage file '/var/lib/virtlet/volumes/virtlet_root_0'")
 		id := r.create("pod", 1, nil)
 		if _, err := r.client.StartContainer(t.Context(), &runtimeapi.StartContainerRequest{ContainerId: id}); err == nil {
 			t.Fatal("it has started")
@@ -279,6 +279,17 @@ func TestStoppedDiskAgain(t *testing.T) {
 		r.attempt(2)
 		if !slices.Equal(v.calls, removed) {
 			t.Errorf("the runtime was told %q", v.calls)
+		}
+		v.start = errors.New("Cannot access storage file '/dev/mapper/pv'")
+		v.powerOff()
+		id = r.create("pod", 3, nil)
+		if _, err := r.client.StartContainer(t.Context(), &runtimeapi.StartContainerRequest{ContainerId: id}); err == nil {
+			t.Fatal("it has started")
+		}
+		v.start = nil
+		r.attempt(4) // has its disk
+		if !slices.Equal(v.calls, removed) {
+			t.Errorf("without another disk, the runtime was told %q", v.calls)
 		}
 	})
 }

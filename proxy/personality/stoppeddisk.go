@@ -15,7 +15,9 @@ var StoppedDisk = &Repair{
 	needed: isVirtlet,
 }
 
-// IsDiskGone says that StartContainer failed because of that: libvirt's words.
+// IsDiskGone says that StartContainer failed because of that: libvirt's words, and
+// Virtlet's name of a root disk. Any other disk that is missing is none of ours.
 func IsDiskGone(err error) bool {
-	return strings.Contains(status.Convert(err).Message(), "Cannot access storage file")
+	text := status.Convert(err).Message()
+	return strings.Contains(text, "Cannot access storage file") && strings.Contains(text, "/virtlet_root_")
 }
