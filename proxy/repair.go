@@ -189,8 +189,10 @@ func (s *Server) listed(ctx context.Context, filter *runtimeapi.ContainerFilter)
 			return nil, err
 		}
 	}
+	bounded, cancel := context.WithTimeout(ctx, drainTimeout) // for all of them: a disk may hang
+	defer cancel()
 	for _, item := range resp.Containers {
-		s.repairListed(ctx, item)
+		s.repairListed(bounded, item)
 	}
 	for _, a := range s.allEnded() {
 		var st runtimeapi.ContainerStatus
