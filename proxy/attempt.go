@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"time"
 
 	"github.com/golang/glog"
 	"google.golang.org/grpc/codes"
@@ -49,8 +48,8 @@ type who struct {
 
 // who finds out what kubelet means by id.
 func (s *Server) who(ctx context.Context, id string) who {
-	if a, ok := s.logs.Attempt(id); ok {
-		return who{ended: &a}
+	if a := s.ended(id); a != nil {
+		return who{ended: a}
 	}
 	if record, ok := s.logs.ByKubeletID(id); ok {
 		return who{id: record.ID}
@@ -58,23 +57,42 @@ func (s *Server) who(ctx context.Context, id string) who {
 	if _, ok := s.logs.Container(id); ok {
 		return who{gone: true} // it is another attempt's now
 	}
-	base, _, ok := personality.SplitAttemptID(id)
-	if !ok || !s.has(personality.Attempts) {
+	if !s.has(personality.Attempts) {
 		return who{id: id}
 	}
-	record, ok := s.container(ctx, base) // there may have been a record of it
-	switch {
-	case !ok:
-		return who{id: id}
-	case record.KubeletID == id:
-		return who{id: base}
+	// There may have been a record of it.
+	ids := []string{id}
+	if base, _, ok := personality.SplitAttemptID(id); ok {
+		ids = append(ids, base)
 	}
-	return who{gone: true}
+	for _, runtimeID := range ids {
+		if record, ok := s.container(ctx, runtimeID); ok {
+			return who{id: runtimeID, gone: record.KnownAs() != id}
+		}
+	}
+	return who{id: id}
 }
 
-// serve answers a call that is ours, or mended.
-func (s *Server) serve(c *call, handle func(*Server, *call) ([]byte, error)) ([]byte, error) {
+// looks are the calls that tell of attempts and change nothing.
+var looks = map[string]bool{"ContainerStatus": true, "ListContainers": true, "ListContainerStats": true, "PodSandboxStatus": true}
+
+// serve answers a call that is ours, or mended. What was asked for while an
+// attempt began is asked for again: it may be of the attempt before.
+func (s *Server) serve(c *call, handle func(*Server, *call) ([]byte, error)) (answer []byte, err error) {
 	s.runtime.awaitConnection(c.ctx) // or it is not known which repairs it needs
+	request := c.request
+	for range 3 {
+		began := s.began.Load()
+		c.request = request
+		answer, err = s.serveOnce(c, handle)
+		if !looks[c.name] || s.began.Load() == began || !s.has(personality.Attempts) {
+			break
+		}
+	}
+	return answer, err
+}
+
+func (s *Server) serveOnce(c *call, handle func(*Server, *call) ([]byte, error)) ([]byte, error) {
 	prototype := containerRequests[c.name]
 	if prototype == nil {
 		return handle(s, c)
@@ -84,7 +102,12 @@ func (s *Server) serve(c *call, handle func(*Server, *call) ([]byte, error)) ([]
 		return c.forward(c.request)
 	}
 	id := req.Interface().(containerRequest).GetContainerId()
-	switch w := s.who(c.ctx, id); {
+	w := s.who(c.ctx, id)
+	if w.ended != nil && c.name == "RemoveContainer" {
+		s.recorded(s.logs.RemoveAttempt(id))
+		w = s.who(c.ctx, id) // the runtime has it all the same, if no other has taken its place
+	}
+	switch {
 	case w.ended != nil:
 		return s.serveEnded(c, w.ended)
 	case w.gone:
@@ -98,96 +121,6 @@ func (s *Server) serve(c *call, handle func(*Server, *call) ([]byte, error)) ([]
 		c.request = request
 	}
 	return handle(s, c)
-}
-
-// serveEnded answers a call about an attempt whose place the next one has taken.
-func (s *Server) serveEnded(c *call, a *logmap.Attempt) ([]byte, error) {
-	switch c.name {
-	case "ContainerStatus":
-		st := &runtimeapi.ContainerStatus{}
-		if err := proto.Unmarshal(a.Status, st); err != nil {
-			return nil, status.Errorf(codes.Internal, "cri-logproxy: status of attempt %s: %v", a.ID, err)
-		}
-		return proto.Marshal(&runtimeapi.ContainerStatusResponse{Status: st})
-	case "StopContainer":
-		return nil, nil
-	case "RemoveContainer":
-		s.recorded(s.logs.RemoveAttempt(a.ID))
-		glog.V(1).Infof("attempt %s of container %s: forgotten", a.ID, a.ContainerID)
-		return nil, nil
-	}
-	return nil, status.Errorf(codes.FailedPrecondition, "container %s is not running: its attempt is over", a.ID)
-}
-
-// serveGone answers a call about an attempt that was removed. Nothing of it may
-// reach the runtime, which would take it for the present one.
-func (s *Server) serveGone(c *call, id string) ([]byte, error) {
-	if c.name == "RemoveContainer" {
-		return nil, nil
-	}
-	return nil, status.Errorf(codes.NotFound, "container %s not found: its attempt was removed", id)
-}
-
-// endAttempts notes what the containers of a sandbox are before another attempt
-// may take their IDs. Until the returned function is called they are that to
-// kubelet, which lists them all the time.
-func (s *Server) endAttempts(ctx context.Context, before []logmap.Container, attempt uint32) (done func()) {
-	if !s.has(personality.Attempts) {
-		return func() {}
-	}
-	for _, old := range before {
-		if old.Attempt != attempt {
-			s.ending.Store(old.ID, s.lastStatus(ctx, old))
-		}
-	}
-	return func() {
-		for _, old := range before {
-			s.ending.Delete(old.ID)
-		}
-	}
-}
-
-// recordEnded puts the attempt before record on record as one that is over.
-func (s *Server) recordEnded(record logmap.Container) {
-	last, ok := s.ending.Load(record.ID)
-	if !ok {
-		return
-	}
-	st := last.(*runtimeapi.ContainerStatus)
-	encoded, err := proto.Marshal(st)
-	if err != nil {
-		glog.Errorf("encode the status of container %s: %v", st.Id, err)
-		return
-	}
-	s.recorded(s.logs.PutAttempt(logmap.Attempt{ID: st.Id, ContainerID: record.ID, SandboxID: record.SandboxID, Status: encoded}))
-}
-
-// lastStatus is the status of a container whose attempt is over, for kubelet.
-func (s *Server) lastStatus(ctx context.Context, old logmap.Container) *runtimeapi.ContainerStatus {
-	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
-	defer cancel()
-	var resp runtimeapi.ContainerStatusResponse
-	err := s.ask(ctx, "ContainerStatus", &runtimeapi.ContainerStatusRequest{ContainerId: old.ID}, &resp)
-	st := resp.Status
-	if err != nil || st == nil { // it may have lost it
-		st = &runtimeapi.ContainerStatus{Id: old.ID, Metadata: &runtimeapi.ContainerMetadata{Name: old.Name}, Labels: s.labelsOf(old)}
-	}
-	st.LogPath = s.answeredLogPath(st)
-	s.repairStatus(ctx, st)
-	st.State = runtimeapi.ContainerState_CONTAINER_EXITED // it is about to be
-	if st.FinishedAt == 0 {
-		personality.Finish(st, time.Now().UnixNano())
-	}
-	return st
-}
-
-// labelsOf are the labels that kubelet gives to a container.
-func (s *Server) labelsOf(record logmap.Container) map[string]string {
-	sandbox, _ := s.logs.Sandbox(record.SandboxID)
-	return map[string]string{
-		labelPodName: record.Pod, labelPodNamespace: record.Namespace,
-		labelPodUID: sandbox.UID, labelContainerName: record.Name,
-	}
 }
 
 // nameAttempt gives kubelet its own ID of a container that was created.
@@ -217,6 +150,12 @@ func (s *Server) countAttempts(record *logmap.Container, annotations map[string]
 		record.Attempt = last
 		record.ContainerLog = filepath.Join(dir, strconv.FormatUint(uint64(last), 10)+".log")
 	}
+	nameByAttempt(record, annotations)
+}
+
+// nameByAttempt completes a record that has no ID of kubelet's by the one of its
+// attempt. The annotations are the runtime's, which may be of the first.
+func nameByAttempt(record *logmap.Container, annotations map[string]string) {
 	record.KubeletID = personality.AttemptID(record.ID, record.Attempt)
 	record.Annotations = maps.Clone(annotations)
 	if _, ok := annotations[annotationRestartCnt]; ok {

@@ -3,6 +3,7 @@ package proxy
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/golang/glog"
@@ -36,6 +37,7 @@ func (s *Server) createContainer(c *call) ([]byte, error) {
 		}
 		request = rewritten
 	}
+	before = slices.DeleteFunc(before, func(old logmap.Container) bool { return old.Name != record.Name })
 	defer s.endAttempts(c.ctx, before, record.Attempt)()
 	s.removeStopped(c.ctx, before)
 	answer, err := c.forward(request)
@@ -53,7 +55,9 @@ func (s *Server) createContainer(c *call) ([]byte, error) {
 
 // created puts a container on record that the runtime has made.
 func (s *Server) created(c *call, record logmap.Container) {
-	if old, ok := s.logs.Container(record.ID); ok && record.Mode != logmap.ModePTY && len(old.RawLogs) > 0 {
+	old, again := s.logs.Container(record.ID)
+	record.Stopped = old.Stopped // it could not be removed
+	if again && record.Mode != logmap.ModePTY && len(old.RawLogs) > 0 {
 		record.RawLogs = rawLogs(record.SandboxID, record.Name, record.Attempt, s.rawLogsBefore(c.ctx, old)...)
 		record.RawAppends = old.RawAppends // unless libvirt says what became of it
 		s.discardRaw(c.ctx, old)
@@ -61,9 +65,12 @@ func (s *Server) created(c *call, record logmap.Container) {
 	if s.has(personality.Attempts) {
 		record.CreatedAt = time.Now().UnixNano()
 		record.KubeletID = personality.AttemptID(record.ID, record.Attempt)
-		s.recordEnded(record)
+		if again {
+			s.recordEnded(old)
+		}
 	}
 	s.recorded(s.logs.PutContainer(record))
+	s.began.Add(1)
 	if record.Problem != "" {
 		glog.Errorf("container %s (%s/%s %s) gets no log: %s", record.ID, record.Namespace, record.Pod, record.Name, record.Problem)
 	} else {

@@ -7,6 +7,7 @@
 //	listen.go     the unix socket that kubelet calls
 //	server.go     which calls are ours, under which services
 //	forward.go    all others: raw frames in both directions
+//	attempt.go    what kubelet means by a container ID; ended.go: an attempt that is over
 //	lifecycle.go  ours, on the way in: the log map, the converters
 //	answers.go    ours, on the way out: kubelet's own log paths
 //	bridge.go     from the client's version of CRI to the runtime's

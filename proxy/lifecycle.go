@@ -110,6 +110,7 @@ func (s *Server) startContainer(c *call) ([]byte, error) {
 	if !ours {
 		return c.forward(c.request)
 	}
+	s.starting.add(record.ID)
 	record = s.begin(c.ctx, record)
 	answer, err := c.forward(c.request)
 	switch {
@@ -124,22 +125,26 @@ func (s *Server) startContainer(c *call) ([]byte, error) {
 
 // started notes how StartContainer ended.
 func (s *Server) started(record logmap.Container, err error) {
-	if !s.has(personality.FinishedAt) {
-		return
-	}
-	s.alive.add(record.ID)
-	if err != nil {
+	stopped := record.Stopped && err != nil || s.has(personality.StoppedDisk) && personality.IsDiskGone(err)
+	failed := err != nil && s.has(personality.FinishedAt)
+	if stopped != record.Stopped || failed {
 		s.recorded(s.logs.ChangeContainer(record.ID, func(c *logmap.Container) {
-			c.StartError, c.FinishedAt = err.Error(), time.Now().UnixNano()
+			c.Stopped = stopped
+			if failed {
+				c.StartError, c.FinishedAt = err.Error(), time.Now().UnixNano()
+			}
 		}))
 	}
+	s.alive.add(record.ID)
+	s.starting.remove(record.ID)
+	s.began.Add(1)
 }
 
 // begin sets up the console of a VM that is about to start, or runs already,
 // and starts the conversion. It returns what is on record then.
 func (s *Server) begin(ctx context.Context, record logmap.Container) logmap.Container {
 	s.fitConsole(ctx, &record)
-	record.Started, record.Stopped, record.FinishedAt, record.StartError = true, false, 0, ""
+	record.Started, record.FinishedAt, record.StartError = true, 0, ""
 	s.recorded(s.logs.ChangeContainer(record.ID, func(c *logmap.Container) { *c = record }))
 	s.convert(ctx, record)
 	return record
@@ -203,6 +208,7 @@ func (s *Server) forget(ctx context.Context, id string) {
 	defer cancel()
 	s.recorded(s.converters.Forget(ctx, id))
 	s.recorded(s.logs.RemoveContainer(id))
+	s.alive.remove(id)
 	s.removeRaw(ctx, record)
 	glog.V(1).Infof("container %s: forgotten", id)
 }
@@ -221,6 +227,7 @@ func (s *Server) removePodSandbox(c *call) ([]byte, error) {
 	for _, record := range containers {
 		s.forget(c.ctx, record.ID)
 	}
+	s.forgetAttempts(req.PodSandboxId)
 	if _, ok := s.logs.Sandbox(req.PodSandboxId); ok {
 		s.forgetSandbox(c.ctx, req.PodSandboxId)
 	}
@@ -230,13 +237,18 @@ func (s *Server) removePodSandbox(c *call) ([]byte, error) {
 // forgetSandbox drops what is on record of a sandbox that is gone, and what the
 // runtime has left of its raw logs.
 func (s *Server) forgetSandbox(ctx context.Context, id string) {
+	s.forgetAttempts(id)
+	s.recorded(s.logs.RemoveSandbox(id))
+	s.collectRaw(ctx, id)
+}
+
+// forgetAttempts drops those attempts of a sandbox that are over.
+func (s *Server) forgetAttempts(sandboxID string) {
 	for _, a := range s.logs.Attempts() {
-		if a.SandboxID == id {
+		if a.SandboxID == sandboxID {
 			s.recorded(s.logs.RemoveAttempt(a.ID))
 		}
 	}
-	s.recorded(s.logs.RemoveSandbox(id))
-	s.collectRaw(ctx, id)
 }
 
 func (s *Server) reopenContainerLog(c *call) ([]byte, error) {

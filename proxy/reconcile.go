@@ -14,6 +14,7 @@ import (
 
 	"github.com/cri-logproxy/cri-logproxy/proxy/api"
 	"github.com/cri-logproxy/cri-logproxy/proxy/logmap"
+	"github.com/cri-logproxy/cri-logproxy/proxy/personality"
 )
 
 const (
@@ -29,6 +30,9 @@ const (
 // resume goes on with every conversion on record. What takes longer than
 // resumeTimeout goes on in the background.
 func (s *Server) resume(ctx context.Context) {
+	if !s.cfg.Personality.Allows(personality.Attempts) {
+		s.dropAttempts()
+	}
 	ctx, cancel := context.WithTimeout(ctx, resumeTimeout)
 	defer cancel()
 	var wg sync.WaitGroup
@@ -133,6 +137,14 @@ func (s *Server) reconcileContainer(ctx context.Context, c *runtimeapi.Container
 	case !record.Started && c.State == runtimeapi.ContainerState_CONTAINER_RUNNING:
 		// It was started past this proxy, or the record of its start was lost.
 		s.begin(ctx, record)
+	}
+	if ok && record.KubeletID == "" && s.has(personality.Attempts) {
+		// It is of a time without this repair.
+		s.recorded(s.logs.ChangeContainer(record.ID, func(now *logmap.Container) {
+			if now.KubeletID == "" {
+				nameByAttempt(now, c.Annotations)
+			}
+		}))
 	}
 }
 

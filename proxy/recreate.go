@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"slices"
 
 	"github.com/golang/glog"
 	"google.golang.org/grpc/codes"
@@ -29,7 +30,9 @@ func (s *Server) removeStopped(ctx context.Context, before []logmap.Container) {
 	for _, old := range before {
 		if old.Stopped {
 			glog.V(1).Infof("container %s was stopped: removing it before its next attempt is created", old.ID)
-			s.removeFromRuntime(ctx, old.ID)
+			if s.removeFromRuntime(ctx, old.ID) {
+				s.recorded(s.logs.ChangeContainer(old.ID, func(c *logmap.Container) { c.Stopped = false }))
+			}
 		}
 	}
 }
@@ -54,6 +57,15 @@ func (s *Server) removeLost(ctx context.Context, sandboxID string, before []logm
 		removed = s.removeFromRuntime(ctx, id) || removed
 	}
 	return removed
+}
+
+// lost says that the runtime does not have a container any more.
+func (s *Server) lost(ctx context.Context, id string) bool {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
+	defer cancel()
+	var resp runtimeapi.ListContainersResponse
+	err := s.ask(ctx, "ListContainers", &runtimeapi.ListContainersRequest{Filter: &runtimeapi.ContainerFilter{Id: id}}, &resp)
+	return err == nil && !slices.ContainsFunc(resp.Containers, func(c *runtimeapi.Container) bool { return c.Id == id })
 }
 
 // removeFromRuntime removes a container that kubelet takes for another attempt.

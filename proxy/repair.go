@@ -29,16 +29,17 @@ func (s *Server) choose(p Peer) personality.Set {
 // repairStatus makes a status of the runtime's what kubelet must see of the
 // container, its ID included. It reports whether it changed anything.
 func (s *Server) repairStatus(ctx context.Context, st *runtimeapi.ContainerStatus) (changed bool) {
-	if last, ok := s.ending.Load(st.GetId()); ok {
-		proto.Reset(st)
-		proto.Merge(st, last.(*runtimeapi.ContainerStatus))
-		return true
-	}
 	record, ok := s.logs.Container(st.GetId())
 	if !ok {
-		return s.repairUnknown(st)
+		return s.repairUnknown(ctx, st)
 	}
-	if s.has(personality.FinishedAt) {
+	if a, ok := s.ending.Load(record.KnownAs()); ok && proto.Unmarshal(a.(*logmap.Attempt).Status, st) == nil {
+		return true
+	}
+	// What the runtime says may still be of the attempt before.
+	pending := record.KubeletID != "" &&
+		(!record.Started || st.State != runtimeapi.ContainerState_CONTAINER_RUNNING && s.starting.has(record.ID))
+	if s.has(personality.FinishedAt) && !pending {
 		s.repairEnd(ctx, &record, st)
 		changed = true
 	}
@@ -56,7 +57,7 @@ func (s *Server) repairStatus(ctx context.Context, st *runtimeapi.ContainerStatu
 	if record.CreatedAt != 0 {
 		st.CreatedAt = record.CreatedAt
 	}
-	if !record.Started { // what it says is of the attempt before
+	if pending {
 		st.State = runtimeapi.ContainerState_CONTAINER_CREATED
 		st.StartedAt, st.FinishedAt, st.ExitCode, st.Reason, st.Message = 0, 0, 0, "", ""
 	}
@@ -65,9 +66,14 @@ func (s *Server) repairStatus(ctx context.Context, st *runtimeapi.ContainerStatu
 
 // repairUnknown does so for a container that is not on record, or not yet:
 // kubelet lists it before CreateContainer has answered.
-func (s *Server) repairUnknown(st *runtimeapi.ContainerStatus) (changed bool) {
+func (s *Server) repairUnknown(ctx context.Context, st *runtimeapi.ContainerStatus) (changed bool) {
 	if !s.has(personality.Attempts) || s.others.has(st.GetId()) {
 		return false
+	}
+	if s.cfg.Intercept == InterceptAnnotation {
+		if _, ours := s.container(ctx, st.GetId()); !ours {
+			return false
+		}
 	}
 	record := s.labelled(st.GetId(), "", st.GetLabels(), st.GetAnnotations(), st.GetMetadata().GetAttempt())
 	if record.KubeletID == "" || record.KubeletID == st.Id {
@@ -164,10 +170,12 @@ func (s *Server) listed(ctx context.Context, filter *runtimeapi.ContainerFilter)
 			return nil, err
 		}
 	}
+	bounded, cancel := context.WithTimeout(ctx, drainTimeout) // for all of them: a disk may hang
+	defer cancel()
 	for _, item := range resp.Containers {
-		s.repairListed(ctx, item)
+		s.repairListed(bounded, item)
 	}
-	for _, a := range s.logs.Attempts() {
+	for _, a := range s.allEnded() {
 		var st runtimeapi.ContainerStatus
 		if err := proto.Unmarshal(a.Status, &st); err != nil {
 			glog.Errorf("status of attempt %s: %v", a.ID, err)

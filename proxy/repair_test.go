@@ -55,7 +55,7 @@ var repairs = map[*personality.Repair]func(*rig, *fakeVirtlet) error{
 			return err
 		}
 		r.attempt(2)
-		return want(fmt.Sprint(v.calls), "[remove "+virtletID+"]")
+		return want(v.calls, []string{"stop " + virtletID, "remove " + virtletID})
 	},
 	personality.Namespaces: func(r *rig, _ *fakeVirtlet) error {
 		node := &runtimeapi.NamespaceOption{Network: runtimeapi.NamespaceMode_NODE, Pid: runtimeapi.NamespaceMode_CONTAINER}

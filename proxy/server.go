@@ -63,8 +63,11 @@ type Server struct {
 	others idSet // containers that are known not to be ours
 	alive  idSet // containers that this process has seen running, or started
 
+	starting idSet         // containers that StartContainer is under way for
+	began    atomic.Uint64 // counts the steps by which attempts begin
+
 	repairs atomic.Pointer[personality.Set] // for the runtime that is there now
-	ending  sync.Map                        // see endAttempts: container ID ▸ *runtimeapi.ContainerStatus
+	ending  sync.Map                        // see endAttempts: ID of kubelet's ▸ *logmap.Attempt
 
 	missing          map[string]bool // containers that the last reconcile did not find; its own
 	missingSandboxes map[string]bool // the same

@@ -24,36 +24,48 @@ func (s *Server) listContainerStats(c *call) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if filter.GetId() != "" {
+		filter.Id = s.who(c.ctx, filter.Id).id
+	}
 	var resp runtimeapi.ListContainerStatsResponse
+	allErr := s.ask(outgoing(c.ctx), "ListContainerStats", &req, &resp)
+	if code := status.Code(allErr); allErr != nil && code != codes.Unknown && code != codes.Unimplemented {
+		return nil, allErr // nobody has said anything about statistics
+	}
+	known := make(map[string]*runtimeapi.ContainerStats)
+	for _, stats := range resp.Stats {
+		known[stats.GetAttributes().GetId()] = stats
+	}
 	for _, item := range running {
-		stats, err := s.statsOf(c, item)
-		if status.Code(err) == codes.Unimplemented {
-			break // for all of them
-		}
-		if err == nil && stats != nil {
+		id, other := s.who(c.ctx, item.Id).id, s.others.has(item.Id)
+		stats := known[id]
+		if stats == nil && (allErr != nil || !other) {
+			if stats, err = s.statsOf(c, id); status.Code(err) == codes.Unimplemented {
+				break // for all of them
+			}
+			if stats == nil {
+				continue
+			}
 			resp.Stats = append(resp.Stats, stats)
+		}
+		if !other {
+			personality.NameStats(stats, item)
 		}
 	}
 	return proto.Marshal(&resp)
 }
 
-// statsOf asks for the statistics of one container.
-func (s *Server) statsOf(c *call, item *runtimeapi.Container) (*runtimeapi.ContainerStats, error) {
+// statsOf asks for the statistics of one container; nil if there are none.
+func (s *Server) statsOf(c *call, id string) (*runtimeapi.ContainerStats, error) {
 	var resp runtimeapi.ContainerStatsResponse
-	request := &runtimeapi.ContainerStatsRequest{ContainerId: s.who(c.ctx, item.Id).id}
-	if err := s.ask(outgoing(c.ctx), "ContainerStats", request, &resp); err != nil {
-		return nil, personality.Code("ContainerStats", err)
-	}
-	if resp.Stats != nil {
-		personality.NameStats(resp.Stats, item)
-	}
-	return resp.Stats, nil
+	err := s.ask(outgoing(c.ctx), "ContainerStats", &runtimeapi.ContainerStatsRequest{ContainerId: id}, &resp)
+	return resp.Stats, personality.Code("ContainerStats", err)
 }
 
 func (s *Server) containerStats(c *call) ([]byte, error) {
 	var req runtimeapi.ContainerStatsRequest
 	answer, err := c.forward(c.request)
-	if err != nil || !c.read(&req) {
+	if err != nil || !c.read(&req) || s.others.has(req.ContainerId) {
 		return answer, err
 	}
 	item := s.list(c.ctx, req.ContainerId)

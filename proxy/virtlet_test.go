@@ -18,11 +18,16 @@ import (
 // fakeVirtlet is a Virtlet 1.x without VMs: one container, whose ID and first
 // attempt stay. e2e/vmruntime is one with VMs.
 type fakeVirtlet struct {
-	mu     sync.Mutex
-	c      *runtimeapi.ContainerStatus // nil: none
-	create func() error                // called in CreateContainer
-	calls  []string                    // that changed something
-	start  error                       // of StartContainer
+	mu       sync.Mutex
+	c        *runtimeapi.ContainerStatus // nil: none
+	replaces bool                        // as 0.8.2 does: CreateContainer removes the container first
+	create   func() error                // called in CreateContainer, after that
+	answered func()                      // called in ContainerStatus, when the answer is made
+	calls    []string                    // that changed something
+	start    error                       // of StartContainer
+	starting func()                      // called in StartContainer, before the VM runs
+	remove   error                       // of RemoveContainer
+	busy     bool                        // only what is asked for by its ID is listed
 }
 
 const virtletID = "0d78e70b-0000-5000-8000-123456789012"
@@ -51,6 +56,11 @@ func (v *fakeVirtlet) serve(b *proxytest.Backend) {
 		return &runtimeapi.VersionResponse{Version: "0.1.0", RuntimeName: "virtlet", RuntimeVersion: "0.1.0", RuntimeApiVersion: "0.1.0"}, nil
 	}))
 	b.Handle("CreateContainer", proxytest.Typed(func(_ context.Context, req *runtimeapi.CreateContainerRequest) (*runtimeapi.CreateContainerResponse, error) {
+		if v.replaces {
+			v.mu.Lock()
+			v.c = nil
+			v.mu.Unlock()
+		}
 		if v.create != nil {
 			if err := v.create(); err != nil {
 				return nil, err
@@ -67,33 +77,47 @@ func (v *fakeVirtlet) serve(b *proxytest.Backend) {
 		return &runtimeapi.CreateContainerResponse{ContainerId: virtletID}, nil
 	}))
 	b.Handle("StartContainer", proxytest.Typed(func(context.Context, *runtimeapi.StartContainerRequest) (*runtimeapi.StartContainerResponse, error) {
+		if v.starting != nil {
+			v.starting()
+		}
 		if v.start == nil {
 			v.set(runtimeapi.ContainerState_CONTAINER_RUNNING)
 		}
 		return &runtimeapi.StartContainerResponse{}, v.start
 	}))
-	b.Handle("StopContainer", proxytest.Typed(func(context.Context, *runtimeapi.StopContainerRequest) (*runtimeapi.StopContainerResponse, error) {
+	b.Handle("StopContainer", proxytest.Typed(func(_ context.Context, req *runtimeapi.StopContainerRequest) (*runtimeapi.StopContainerResponse, error) {
 		v.set(runtimeapi.ContainerState_CONTAINER_EXITED)
+		v.called("stop " + req.ContainerId)
 		return &runtimeapi.StopContainerResponse{}, nil
 	}))
 	b.Handle("RemoveContainer", proxytest.Typed(func(_ context.Context, req *runtimeapi.RemoveContainerRequest) (*runtimeapi.RemoveContainerResponse, error) {
+		v.called("remove " + req.ContainerId)
+		if v.remove != nil {
+			return nil, v.remove
+		}
 		v.mu.Lock()
 		defer v.mu.Unlock()
-		v.c, v.calls = nil, append(v.calls, "remove "+req.ContainerId)
+		v.c = nil
 		return &runtimeapi.RemoveContainerResponse{}, nil
 	}))
 	b.Handle("ContainerStatus", proxytest.Typed(func(_ context.Context, req *runtimeapi.ContainerStatusRequest) (*runtimeapi.ContainerStatusResponse, error) {
-		v.mu.Lock()
-		defer v.mu.Unlock()
-		if v.c == nil || req.ContainerId != virtletID {
+		st := v.status(req.ContainerId)
+		if v.answered != nil {
+			v.answered()
+		}
+		if st == nil {
 			return nil, errors.New("domain not found")
 		}
-		return &runtimeapi.ContainerStatusResponse{Status: proto.Clone(v.c).(*runtimeapi.ContainerStatus)}, nil
+		return &runtimeapi.ContainerStatusResponse{Status: st}, nil
 	}))
 	b.Handle("ListContainers", proxytest.Typed(func(_ context.Context, req *runtimeapi.ListContainersRequest) (*runtimeapi.ListContainersResponse, error) {
 		v.mu.Lock()
 		defer v.mu.Unlock()
-		if id := req.GetFilter().GetId(); v.c == nil || id != "" && id != v.c.Id {
+		id := req.GetFilter().GetId()
+		if v.busy && id == "" {
+			return nil, errors.New("busy")
+		}
+		if v.c == nil || id != "" && id != v.c.Id {
 			return &runtimeapi.ListContainersResponse{}, nil
 		}
 		return &runtimeapi.ListContainersResponse{Containers: []*runtimeapi.Container{{
@@ -108,6 +132,22 @@ func podLabels(pod string) map[string]string {
 		"io.kubernetes.pod.name": pod, "io.kubernetes.pod.namespace": "ns", "io.kubernetes.pod.uid": "uid-" + pod,
 		"io.kubernetes.container.name": "vm",
 	}
+}
+
+// status is what the runtime says of a container; nil if it does not have it.
+func (v *fakeVirtlet) status(id string) *runtimeapi.ContainerStatus {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.c == nil || id != virtletID {
+		return nil
+	}
+	return proto.Clone(v.c).(*runtimeapi.ContainerStatus)
+}
+
+func (v *fakeVirtlet) called(what string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.calls = append(v.calls, what)
 }
 
 // set puts the VM into a state.

@@ -29,11 +29,8 @@ func (m *Map) attemptFile(id string) string {
 func (m *Map) ByKubeletID(id string) (Container, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if c, ok := m.containers[id]; ok && c.KubeletID == "" {
-		return c, true
-	}
 	for _, c := range m.containers {
-		if c.KubeletID == id && id != "" {
+		if c.KnownAs() == id {
 			return c, true
 		}
 	}

@@ -81,7 +81,8 @@ type Container struct {
 	Notice string `json:"notice,omitempty"`
 	// Started says that StartContainer was called for this attempt.
 	Started bool `json:"started,omitempty"`
-	// Stopped says that StopContainer was called since.
+	// Stopped says that StopContainer was called since, or has left the runtime's
+	// container in a state that the next attempt cannot start from.
 	Stopped bool `json:"stopped,omitempty"`
 	// CreatedAt is when CreateContainer has answered, in Unix nanoseconds; 0 for
 	// what the runtime says.
@@ -94,6 +95,9 @@ type Container struct {
 	// Annotations are those of CreateContainer; nil for what the runtime says.
 	Annotations map[string]string `json:"annotations,omitempty"`
 }
+
+// KnownAs is what kubelet knows the present attempt by.
+func (c Container) KnownAs() string { return cmp.Or(c.KubeletID, c.ID) }
 
 const version = 1
 

@@ -23,7 +23,7 @@ func TestChoice(t *testing.T) {
 	old := Runtime{Name: "virtlet", APIs: apis(api.V1alpha1)}
 	recent := Runtime{Name: "virtlet", APIs: apis(api.V1alpha2)}
 	containerd := Runtime{Name: "containerd", APIs: apis(api.V1, api.V1alpha2)}
-	const both = "log-path, finished-at, attempts, stats, image-fs, error-codes, lost-domain"
+	const both = "log-path, finished-at, attempts, stopped-disk, stats, image-fs, error-codes, lost-domain"
 	const all = "log-path, finished-at, attempts, stopped-disk, namespaces, stats, image-fs, error-codes, lost-domain"
 	for _, test := range []struct {
 		choice  string
@@ -38,7 +38,7 @@ func TestChoice(t *testing.T) {
 		{"virtlet", containerd, all}, // CRIProxy says who its first runtime is
 		{"none", recent, "log-path"},
 		{"none,-log-path", recent, ""},
-		{"auto,-stats,-attempts", old, "log-path, finished-at, image-fs, error-codes, lost-domain"},
+		{"auto,-stats,-attempts", old, "log-path, finished-at, stopped-disk, image-fs, error-codes, lost-domain"},
 	} {
 		c, err := ParseChoice(test.choice)
 		if err != nil {
