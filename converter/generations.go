@@ -36,16 +36,17 @@ func generations(root, name string) chain {
 
 func lookAtGenerations(root, name string) chain {
 	var all chain
-	add := func(name string) bool {
-		id, err := rawID(filepath.Join(root, name))
+	path := filepath.Join(root, name)
+	add := func(suffix string) bool {
+		id, err := rawID(path + suffix)
 		if err == nil {
-			all = append(chain{{name, id}}, all...)
+			all = append(chain{{name + suffix, id}}, all...)
 		}
 		return err == nil
 	}
-	add(name)
+	add("")
 	for i, hole := 0, false; i < maxGenerations; i++ {
-		if found := add(name + "." + strconv.Itoa(i)); !found && hole {
+		if found := add("." + strconv.Itoa(i)); !found && hole {
 			break
 		} else {
 			hole = !found // one name is free while the files move up

@@ -199,7 +199,8 @@ func (w *worker) convert(flush Flush) (wait time.Duration, err error) {
 		return w.logFailed(err)
 	}
 	w.behind = false
-	var next *successor // the file has been replaced: this is the rest of it
+	var next successor
+	ending := false // the file has been replaced by next: this is the rest of it
 	for total := 0; total < turnBytes; {
 		known := w.follower.pos.Name != ""
 		data, restarted, err := w.follower.read(b.raw)
@@ -224,7 +225,7 @@ func (w *worker) convert(flush Flush) (wait time.Duration, err error) {
 		f := FlushNone
 		if atEnd {
 			f = flush
-			if next != nil && !next.continues {
+			if ending && !next.continues {
 				f = FlushEnd
 			}
 		}
@@ -242,25 +243,23 @@ func (w *worker) convert(flush Flush) (wait time.Duration, err error) {
 			b = w.buffers.get(true)
 			continue
 		}
-		if next == nil {
+		if !ending {
 			if !w.lookUp {
 				return 0, nil
 			}
-			s, ok := w.follower.successor()
-			if !ok {
+			if next, ending = w.follower.successor(); !ending {
 				return 0, nil
 			}
-			next = &s // once more: the file may have been written to before
-			continue
+			continue // once more: the file may have been written to before
 		}
-		moved, err := w.moveOn(*next)
+		moved, err := w.moveOn(next)
 		if err != nil {
 			return w.rawFailed(err)
 		}
 		if !moved {
 			return 0, nil // an event tells of the rotation
 		}
-		next = nil
+		ending = false
 	}
 	w.behind = true
 	return 0, nil
