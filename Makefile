@@ -5,7 +5,7 @@ BIN     := $(CURDIR)/bin
 MODULES := . deploy e2e e2e/bench
 PACKAGES := gcc libc6-dev libvirt-daemon libvirt-clients qemu-system-x86 busybox-static
 
-.PHONY: demo test unit e2e cluster programs bench fuzz crash build deb lint deps clean
+.PHONY: demo test unit e2e cluster programs bench fuzz crash load build deb lint deps clean
 .NOTPARALLEL: # the tests have a machine to themselves
 
 MODE ?= file
@@ -45,6 +45,10 @@ fuzz: ## every fuzz target, for TIME each
 ROUNDS ?= 2000
 crash: ## kill the real binary ROUNDS times while a VM writes and kubelet rotates
 	CRASH_ROUNDS=$(ROUNDS) $(GO) test -race -run TestCrash -v -timeout 0 ./cmd/cri-logproxy
+
+CALLS ?= 100000
+load: ## 64 clients make CALLS calls while the runtime is restarted each second
+	LOAD_CALLS=$(CALLS) $(GO) test -count=1 -run 'TestLoad$$' -v -timeout 0 ./proxy
 
 build: ## the proxy, in bin/
 	$(GO) build -o $(BIN)/cri-logproxy ./cmd/cri-logproxy

@@ -12,9 +12,11 @@ type buffers struct {
 	pool  *sync.Pool
 }
 
+// A read and its records stay in a core's second-level cache, until the kernel
+// has copied them. A batch is twice a read and more: so much do short lines grow.
 const (
-	smallRead, largeRead   = 64 << 10, 512 << 10
-	smallBatch, largeBatch = 128 << 10, 1 << 20
+	smallRead, largeRead   = 64 << 10, 256 << 10
+	smallBatch, largeBatch = 192 << 10, 768 << 10
 	// recordRoom is more than one record takes, also in JSON.
 	recordRoom = 128 << 10
 )
@@ -22,11 +24,10 @@ const (
 // bufferPools are the buffers of a Manager's workers. The zero value is ready.
 type bufferPools struct{ small, large sync.Pool }
 
-// get returns buffers for a backlog of that many bytes. The caller puts them
-// back.
-func (p *bufferPools) get(backlog int64) *buffers {
+// get returns buffers, large ones for a backlog. The caller puts them back.
+func (p *bufferPools) get(large bool) *buffers {
 	pool, read, batch := &p.small, smallRead, smallBatch
-	if backlog >= smallRead {
+	if large {
 		pool, read, batch = &p.large, largeRead, largeBatch
 	}
 	if b, ok := pool.Get().(*buffers); ok {

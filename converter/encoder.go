@@ -58,8 +58,11 @@ type Encoder struct {
 	full, partial, notice []byte // CRI: what stands before the content
 	// JSON: what stands behind it, and before it always jsonHead.
 	jsonFull, jsonPartial, jsonNotice []byte
-	// What stands before the content of a full record, and between those of two.
-	first, between []byte
+	// For appendPlain: what stands before the content of a full record, and
+	// between those of two, of which the first end bytes end a record.
+	first           []byte
+	between         [80]byte
+	betweenLen, end int
 }
 
 const jsonHead = `{"log":"`
@@ -73,14 +76,16 @@ func (e *Encoder) SetTime(t time.Time) {
 		e.jsonPartial = join(e.jsonPartial, `","stream":"stdout","time":"`, stamp, `"}`+"\n")
 		e.jsonNotice = join(e.jsonNotice, `\n","stream":"stderr","time":"`, stamp, `"}`+"\n")
 		e.first = append(e.first[:0], jsonHead...)
-		e.between = append(append(e.between[:0], e.jsonFull...), e.first...)
+		e.end = copy(e.between[:], e.jsonFull)
+		e.betweenLen = e.end + copy(e.between[e.end:], e.first)
 		return
 	}
 	e.full = join(e.full, "", stamp, " stdout F ")
 	e.partial = join(e.partial, "", stamp, " stdout P ")
 	e.notice = join(e.notice, "", stamp, " stderr F ")
 	e.first = append(e.first[:0], e.full...)
-	e.between = append(append(e.between[:0], '\n'), e.full...)
+	e.end = copy(e.between[:], "\n")
+	e.betweenLen = e.end + copy(e.between[e.end:], e.first)
 }
 
 // join puts a text together in the space of dst.
@@ -140,33 +145,33 @@ var jsonEscapes = func() (table [utf8.RuneSelf]string) {
 	return table
 }()
 
-// appendJSONText appends s as the inside of a JSON string. Bytes that are not
-// UTF-8 become U+FFFD, one each, as encoding/json has it.
+// appendJSONText appends s as the inside of a JSON string.
 func appendJSONText(dst, s []byte) []byte {
-	for {
-		n := plainJSON(s)
-		dst, s = append(dst, s[:n]...), s[n:]
-		if len(s) == 0 {
-			return dst
-		}
-		if s[0] < utf8.RuneSelf {
-			dst = append(dst, jsonEscapes[s[0]]...)
-			s = s[1:]
-			continue
-		}
-		r, size := utf8.DecodeRune(s)
-		switch {
-		case r == utf8.RuneError && size == 1:
-			dst = append(dst, `\ufffd`...)
-		case r == '\u2028':
-			dst = append(dst, `\u2028`...)
-		case r == '\u2029':
-			dst = append(dst, `\u2029`...)
-		default:
-			dst = append(dst, s[:size]...)
-		}
-		s = s[size:]
+	for len(s) > 0 {
+		var n int
+		dst, n = appendJSONRune(dst, s)
+		s = s[n:]
 	}
+	return dst
+}
+
+// appendJSONRune appends the first character of s as it stands in a JSON string,
+// and returns how many bytes of s it is. Bytes that are not UTF-8 become U+FFFD,
+// one each, as encoding/json has it.
+func appendJSONRune(dst, s []byte) ([]byte, int) {
+	if s[0] < utf8.RuneSelf {
+		return append(dst, jsonEscapes[s[0]]...), 1
+	}
+	r, size := utf8.DecodeRune(s)
+	switch {
+	case r == utf8.RuneError && size == 1:
+		return append(dst, `\ufffd`...), size
+	case r == '\u2028':
+		return append(dst, `\u2028`...), size
+	case r == '\u2029':
+		return append(dst, `\u2029`...), size
+	}
+	return append(dst, s[:size]...), size
 }
 
 // incompleteRune returns how many bytes at the end of b are the beginning of a

@@ -96,19 +96,24 @@ func FuzzEncoder(f *testing.F) {
 }
 
 // FuzzPlain checks that the short cut for plain lines takes the same way as the
-// splitter and the encoder.
+// splitter and the encoder, and does take it.
 func FuzzPlain(f *testing.F) {
 	f.Add([]byte("one\r\ntwo\n\nlonger than the limit\n\x00nul\nrest"), false, uint8(10))
 	f.Add([]byte("plain ascii text\n\"quoted\" \\ \x1b[0m \x7f žluť\n"), true, uint8(200))
+	f.Add([]byte("a tab\t, a lone \r, \r\r\n\u2028 half a rune \xe6\x97\n"), false, uint8(200))
+	f.Add([]byte(strings.Repeat("0123456789", 7)+"\r\n"+strings.Repeat("0123456789", 7)+"1\r\n"), false, uint8(70-4))
+	end := strings.Repeat("~", block+1) // the short cut stops short of the end of its source
 	f.Fuzz(func(t *testing.T, src []byte, open bool, maxLine uint8) {
+		src = append(bytes.Clone(src), end...)
 		for _, format := range []Format{CRI, DockerJSON} {
 			e := Encoder{Format: format}
 			e.SetTime(testTime)
 			slow := Splitter{SplitState: SplitState{Open: open}, Max: int(maxLine) + 4}
 			fast := slow
-			got, n := e.appendPlain(nil, src, &fast, 1<<20)
+			got, n := e.appendPlain(make([]byte, 0, 2*recordRoom), src, &fast)
 			var want []byte
-			for at := 0; at < n; {
+			at := 0
+			for at < n {
 				line, k, ok := slow.Next(src[at:], FlushNone)
 				if !ok {
 					t.Fatalf("the splitter stops at %d, the short cut at %d", at, n)
@@ -116,8 +121,11 @@ func FuzzPlain(f *testing.F) {
 				want = e.Append(want, line)
 				at += k
 			}
-			if !bytes.Equal(got, want) || fast.SplitState != slow.SplitState {
+			if at != n || !bytes.Equal(got, want) || fast.SplitState != slow.SplitState {
 				t.Fatalf("%v: got %q %+v, want %q %+v", format, got, fast, want, slow)
+			}
+			if next := bytes.IndexByte(src[n:], '\n'); next >= 0 && next <= slow.Max && bytes.IndexByte(src[n:n+next], 0) < 0 && len(got) <= recordRoom {
+				t.Fatalf("%v: the short cut stops at %q", format, src[n:n+next])
 			}
 		}
 	})

@@ -40,6 +40,7 @@ type follower struct {
 	next   *os.File
 	nextID fileID
 	rest   int
+	end    int64            // how far the last read has seen, as size counts
 	check  [tailLength]byte // for tailIsThere
 
 	gap gap // in front of the position, if the last read said restarted
@@ -97,7 +98,7 @@ func (f *follower) closeFile() {
 		f.watcher.releaseFile(f.sub)
 		f.saw(nil, 0)
 		f.file.Close()
-		f.file = nil
+		f.file, f.end = nil, 0
 	}
 	if f.next != nil {
 		f.next.Close()
@@ -170,7 +171,8 @@ func (f *follower) read(buf []byte) (data []byte, restarted bool, err error) {
 			return nil, restarted, err
 		}
 		if fi.ModTime().UnixNano() == f.pos.Stale {
-			f.saw(f.file, fi.Size())
+			f.end = fi.Size()
+			f.saw(f.file, f.end)
 			return nil, restarted, nil // the VM has not started yet
 		}
 		f.pos.Stale = 0
@@ -204,6 +206,7 @@ func (f *follower) read(buf []byte) (data []byte, restarted bool, err error) {
 			n += m
 			size = int64(m)
 		}
+		f.end = f.pos.Offset + int64(n)
 		f.saw(f.latest(), size)
 		return buf[tail : tail+n], restarted, nil
 	}
@@ -281,6 +284,7 @@ func (f *follower) advance(buf []byte, n int) (inNext bool) {
 		f.watcher.releaseFile(f.sub)
 		f.file.Close()
 		f.file, f.next = f.next, nil
+		f.end -= f.pos.Offset + int64(f.rest)
 		f.pos.ID, f.pos.Offset = f.nextID, -int64(f.rest)
 	}
 	f.rest -= n

@@ -125,7 +125,7 @@ func (w *watcher) allArmed() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for s := range w.subs {
-		if s.fileWD < 0 {
+		if s.fileWD < 0 || s.told {
 			return false
 		}
 	}

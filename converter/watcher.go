@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -22,11 +23,20 @@ const (
 	blindInterval = 250 * time.Millisecond
 )
 
+// What is watched of a file: that it changes, and that it loses its name.
+// IN_ATTRIB tells of the deletion of a file that somebody holds open.
+const (
+	fileChanges = unix.IN_MODIFY
+	fileLeaves  = unix.IN_ATTRIB | unix.IN_MOVE_SELF
+)
+
 // watcher is the one inotify instance of the process.
 //
-// A file is watched for its next change only, then the watch is gone
-// (IN_ONESHOT): QEMU writes one byte per write(2), and whoever reads a busy
-// file on a timer must not be told of each.
+// Of the changes of a file only the next one counts: QEMU writes one byte per
+// write(2), and whoever reads a busy file on a timer must not be told of each.
+// A change that nobody waits for mutes the watch. That of a quiet file stays as it
+// is: with IN_ONESHOT the kernel takes it apart for each line, while the writer
+// waits.
 type watcher struct {
 	inotify *os.File // nil: not to be had, all subscriptions are blind
 	done    chan struct{}
@@ -42,12 +52,18 @@ type watcher struct {
 type subscription struct {
 	// C receives when the follower should look. It holds one wake-up.
 	C chan struct{}
+	// names is set when names may have changed, not only what is in the file.
+	names atomic.Bool
 	// changed tells cheaply whether there is something to see. It is called
 	// from the watcher's goroutine, on the slow look.
 	changed func() bool
 
-	fileWD, dirWD       int32 // -1: none; guarded by watcher.mu
-	blindFile, blindDir bool  // it should be watched and cannot
+	// Guarded by watcher.mu:
+	fileWD, dirWD       int32    // -1: none
+	file                *os.File // of fileWD
+	told                bool     // of a change of file since it was armed
+	muted               bool     // no change of file is delivered
+	blindFile, blindDir bool     // it should be watched and cannot
 }
 
 func (s *subscription) blind() bool { return s.blindFile || s.blindDir }
@@ -99,17 +115,23 @@ func (w *watcher) unsubscribe(s *subscription) {
 // armFile has s woken at the next change of f. What changed before the call
 // wakes nobody: arm, then look.
 func (w *watcher) armFile(s *subscription, f *os.File) error {
-	// IN_ATTRIB tells of the deletion of a file that somebody holds open.
-	const mask = unix.IN_MODIFY | unix.IN_ATTRIB | unix.IN_MOVE_SELF | unix.IN_ONESHOT
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if s.fileWD >= 0 {
-		return nil // still armed
+	if s.fileWD >= 0 && !s.muted {
+		s.told = false
+		return nil
 	}
-	wd, err := w.add(&s.blindFile, "/proc/self/fd/"+strconv.Itoa(int(f.Fd())), mask)
-	w.join(s, &s.fileWD, wd)
+	wd, err := w.add(&s.blindFile, pathOf(f), fileChanges|fileLeaves)
+	if wd != s.fileWD {
+		w.drop(s, &s.fileWD)
+		w.join(s, &s.fileWD, wd)
+	}
+	s.file, s.told, s.muted = f, false, false
 	return err
 }
+
+// pathOf is a path to the file itself, whatever its name is now.
+func pathOf(f *os.File) string { return "/proc/self/fd/" + strconv.Itoa(int(f.Fd())) }
 
 // watchDir has s woken whenever a name appears in dir, instead of in the
 // directory watched before.
@@ -226,23 +248,46 @@ func (w *watcher) dispatch(events []byte) {
 		events = events[unix.SizeofInotifyEvent+length:]
 		if mask&unix.IN_Q_OVERFLOW != 0 {
 			for s := range w.subs {
-				s.wake()
+				s.wakeForNames()
 			}
 			continue
 		}
+		if mask == fileChanges {
+			w.fileChanged(wd)
+			continue
+		}
 		for _, s := range slices.Clone(w.byWD[wd]) {
-			// A file's watch is spent with its first event. IN_IGNORED, which
-			// ends a watch, may come in a later read: for a watch that was
-			// armed again meanwhile it is one wake-up too many, never one too
-			// few.
-			if s.fileWD == wd {
-				w.forget(s, &s.fileWD)
+			if mask&unix.IN_IGNORED != 0 { // the watch is gone
+				if s.fileWD == wd {
+					w.forget(s, &s.fileWD)
+				} else {
+					w.forget(s, &s.dirWD)
+				}
 			}
-			if s.dirWD == wd && mask&unix.IN_IGNORED != 0 {
-				w.forget(s, &s.dirWD)
-			}
+			s.wakeForNames()
+		}
+	}
+}
+
+// fileChanged wakes the followers of a file that wait for it to change. If there
+// is none, it mutes the watch until one does.
+func (w *watcher) fileChanged(wd int32) {
+	subs, news := w.byWD[wd], false
+	for _, s := range subs {
+		if !s.told {
+			s.told, news = true, true
 			s.wake()
 		}
+	}
+	if news || len(subs) == 0 {
+		return
+	}
+	err := w.control(func(fd int) error {
+		_, err := unix.InotifyAddWatch(fd, pathOf(subs[0].file), fileLeaves)
+		return err
+	})
+	for _, s := range subs {
+		s.muted = err == nil
 	}
 }
 
@@ -269,7 +314,7 @@ func (w *watcher) lookNowAndThen() {
 		}
 		for _, s := range w.lookAt(all) {
 			if s.changed() {
-				s.wake()
+				s.wakeForNames()
 			}
 		}
 	}
@@ -303,4 +348,9 @@ func (s *subscription) wake() {
 	case s.C <- struct{}{}:
 	default:
 	}
+}
+
+func (s *subscription) wakeForNames() {
+	s.names.Store(true)
+	s.wake()
 }

@@ -92,6 +92,7 @@ func TestWatcherOneWakePerArming(t *testing.T) {
 		}
 		barrier(t, w)
 		expectAsleep(t, s, "by writes that came after the first")
+		expectMuted(t, w, s)
 	}
 	must(t, w.armFile(s, f))
 	w.releaseFile(s)
@@ -101,6 +102,41 @@ func TestWatcherOneWakePerArming(t *testing.T) {
 	must(t, w.armFile(s, f))
 	writeByte(t, f)
 	waitWake(t, s, "write after arming again")
+}
+
+// expectMuted says that the kernel delivers no changes of the file of s: a VM
+// that writes single bytes wakes not even the watcher.
+func expectMuted(t *testing.T, w *watcher, s *subscription) {
+	t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !s.muted {
+		t.Error("the watch of a busy file is not muted")
+	}
+}
+
+// TestWatcherMuted has a busy file lose its name.
+func TestWatcherMuted(t *testing.T) {
+	for name, change := range map[string]func(path string) error{
+		"deletion": os.Remove,
+		"rename":   func(path string) error { return os.Rename(path, path+".1") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := startWatcher(t)
+			path := filepath.Join(t.TempDir(), "log")
+			f := createFile(t, path)
+			s := w.subscribe(blindTo)
+			must(t, w.armFile(s, f))
+			writeByte(t, f)
+			waitWake(t, s, "write")
+			barrier(t, w)
+			writeByte(t, f)
+			barrier(t, w)
+			expectMuted(t, w, s)
+			must(t, change(path))
+			waitWake(t, s, name)
+		})
+	}
 }
 
 // TestWatcherRace has a follower arm, read and wait while somebody writes: it

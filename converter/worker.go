@@ -70,7 +70,8 @@ type worker struct {
 	given    space       // what is, and may be, given back of the raw log
 
 	poll     time.Duration // the time to the next read of a busy raw log
-	lookUp   bool          // look whether the raw log has a successor: there was an event
+	lookUp   bool          // look whether the raw log has a successor
+	behind   bool          // the last turn has left something unread
 	grew     time.Time     // when the raw log was last seen to grow
 	size     int64         // of the raw log, then
 	dirty    bool          // the last checkpoint is not where we are
@@ -129,6 +130,7 @@ func (w *worker) loop() {
 		case cmd := <-w.commands:
 			cmd.done <- cmd.do(cmd)
 		case <-w.follower.sub.C:
+			w.lookUp = w.follower.sub.names.Swap(false)
 		case <-timer.C:
 			w.lookUp = false
 		}
@@ -146,11 +148,11 @@ func (w *worker) turn() time.Duration {
 		if wait, err := w.convert(FlushNone); err != nil {
 			return wait
 		}
-		if size := w.follower.size(); size != w.size {
+		if size := w.follower.end; size != w.size || w.behind {
 			w.size, w.grew = size, time.Now()
 			w.maybeCheckpoint()
-			if w.follower.pos.Offset < size && size-w.follower.pos.Offset > int64(w.split.MaxPending()) {
-				return 0 // there is more than a turn's work
+			if w.behind {
+				return 0
 			}
 			w.poll = min(max(2*w.poll, minPoll), maxPoll)
 			return w.poll
@@ -186,8 +188,8 @@ func (w *worker) pendingText() bool { return w.follower.pos.Offset < w.size }
 // raw log's end or turnBytes are reached. The error has been reported; wait is
 // how long to leave it alone.
 func (w *worker) convert(flush Flush) (wait time.Duration, err error) {
-	b := w.buffers.get(w.follower.size() - w.follower.pos.Offset)
-	defer b.put()
+	b := w.buffers.get(false)
+	defer func() { b.put() }()
 	if w.mayBePutBack() && w.out.orphaned() {
 		if err := w.adopt(); err != nil {
 			return w.logFailed(err)
@@ -196,6 +198,7 @@ func (w *worker) convert(flush Flush) (wait time.Duration, err error) {
 	if err := w.out.flushRest(); err != nil {
 		return w.logFailed(err)
 	}
+	w.behind = false
 	var next *successor // the file has been replaced: this is the rest of it
 	for total := 0; total < turnBytes; {
 		known := w.follower.pos.Name != ""
@@ -235,6 +238,8 @@ func (w *worker) convert(flush Flush) (wait time.Duration, err error) {
 			if w.split.Hole > 0 {
 				w.split.Hole += w.follower.skipHole()
 			}
+			b.put()
+			b = w.buffers.get(true)
 			continue
 		}
 		if next == nil {
@@ -257,6 +262,7 @@ func (w *worker) convert(flush Flush) (wait time.Duration, err error) {
 		}
 		next = nil
 	}
+	w.behind = true
 	return 0, nil
 }
 
@@ -302,7 +308,7 @@ func (w *worker) convertData(b *buffers, data []byte, flush Flush) (total int, e
 		batch, n := b.batch[:0], 0
 		for len(batch) < b.full {
 			var plain int
-			batch, plain = w.out.encoder.appendPlain(batch, data[total+n:], &w.split, b.full)
+			batch, plain = w.out.encoder.appendPlain(batch, data[total+n:], &w.split)
 			n += plain
 			line, k, ok := w.split.Next(data[total+n:], flush)
 			n += k

@@ -6,6 +6,7 @@ import (
 	"regexp"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/status"
 
@@ -20,29 +21,16 @@ func (c *runtimeConn) NewStream(ctx context.Context, desc *grpc.StreamDesc, meth
 	if !ok {
 		return c.ClientConn.NewStream(ctx, desc, method, opts...)
 	}
-	for {
-		c.awaitConnection(ctx)
-		peer := c.peer.Load()
-		runtime := client.Under(peer.APIs.Choose(client.Version))
-		path := method
-		if runtime != client {
-			path = runtime.Path()
-		}
-		stream, err := c.ClientConn.NewStream(ctx, desc, path, opts...)
-		if err != nil {
-			return nil, err
-		}
-		if now := c.peer.Load(); now != peer && now.APIs.Choose(client.Version) != runtime.Version {
-			// The call waited for a connection, and it is to another runtime:
-			// one that does not know the call by this path, so that it ends now.
-			abandon(stream)
-			continue
-		}
-		if runtime == client && runtime.Version != api.V1alpha1 {
-			return stream, nil
-		}
-		return &bridged{stream, client, runtime}, nil
+	c.awaitConnection(ctx)
+	runtime := client.Under(c.Peer().APIs.Choose(client.Version))
+	if runtime != client {
+		method = runtime.Path()
 	}
+	stream, err := c.ClientConn.NewStream(ctx, desc, method, opts...)
+	if err != nil {
+		return nil, err
+	}
+	return &bridged{stream, c, client, runtime}, nil
 }
 
 // unary describes a call with one message each way.
@@ -78,17 +66,11 @@ func (c *runtimeConn) awaitConnection(ctx context.Context) {
 	}
 }
 
-// abandon ends a call that has sent nothing.
-func abandon(stream grpc.ClientStream) {
-	_ = stream.CloseSend()
-	for stream.RecvMsg(&frame{}) == nil {
-	}
-}
-
-// bridged is a call that reaches the runtime as a method of another version than
-// the client's, or in v1alpha1.
+// bridged is a call of CRI at the runtime: as a method of the client's version, or
+// of another.
 type bridged struct {
 	grpc.ClientStream
+	conn            *runtimeConn
 	client, runtime api.Method
 }
 
@@ -103,6 +85,11 @@ func (b *bridged) SendMsg(m any) error {
 // RecvMsg translates what the proxy will look at, and the words of a status.
 func (b *bridged) RecvMsg(m any) error {
 	if err := b.ClientStream.RecvMsg(m); err != nil {
+		if status.Code(err) == codes.Unimplemented && b.conn.Peer().APIs.Choose(b.client.Version) != b.runtime.Version {
+			// gRPC had the call wait for the next connection, and that is to
+			// another runtime.
+			return status.Error(codes.Unavailable, "cri-logproxy: the runtime was replaced by another release during the call")
+		}
 		return reworded(err, b.client, b.runtime)
 	}
 	if msg, ok := m.(*message); ok {

@@ -8,9 +8,7 @@ import (
 	"time"
 
 	"github.com/golang/glog"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -32,14 +30,8 @@ type call struct {
 // forward sends request to the runtime and returns its answer, header and
 // trailer included.
 func (c *call) forward(request []byte) ([]byte, error) {
-	var (
-		answer          message
-		header, trailer metadata.MD
-	)
-	err := c.server.runtime.Invoke(outgoing(c.ctx), c.method, &message{request}, &answer, grpc.Header(&header), grpc.Trailer(&trailer))
-	// These fail only where the call has ended already.
-	_ = grpc.SetHeader(c.ctx, header)
-	_ = grpc.SetTrailer(c.ctx, trailer)
+	var answer message
+	err := c.server.invoke(c.ctx, c.method, &message{request}, &answer)
 	return answer.bytes, c.server.code(c.name, err)
 }
 

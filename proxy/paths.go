@@ -150,14 +150,14 @@ func logPathOf(c logmap.Container) string {
 
 // answeredLogPath is the log path that kubelet is given in a status.
 func (s *Server) answeredLogPath(st *runtimeapi.ContainerStatus) string {
+	if !s.has(personality.LogPath) && !filepath.IsAbs(st.GetLogPath()) {
+		return st.GetLogPath()
+	}
 	if c, ok := s.logs.Container(st.GetId()); ok {
 		return logPathOf(c)
 	}
 	p := st.GetLogPath()
 	if s.others.has(st.GetId()) {
-		return p
-	}
-	if !s.has(personality.LogPath) {
 		return p
 	}
 	// Not made through this proxy, or just being made.

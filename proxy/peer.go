@@ -42,39 +42,52 @@ func askPeer(ctx context.Context, dial func(context.Context) (net.Conn, error)) 
 		})
 	}
 	wg.Wait()
-	var p Peer
-	for i, v := range api.Versions {
-		if !serves(errs[i]) {
-			continue
-		}
-		p.APIs.Add(v)
+	p := Peer{APIs: served(errs)}
+	for i := range answers {
 		if a := &answers[i]; p.Name == "" {
 			p.Name, p.Version, p.APIVersion = a.RuntimeName, a.RuntimeVersion, a.RuntimeApiVersion
 		}
 	}
 	if p.APIs.Empty() {
-		return p, errs[0]
+		return Peer{}, errs[0]
 	}
 	return p, nil
 }
 
-// serves says whether the end of a call shows that its service is there: it
-// answered, if only with an error. The codes left out are those of a call that
-// may have reached nobody.
-func serves(err error) bool {
-	switch status.Code(err) {
-	case codes.Unimplemented, codes.Unavailable, codes.DeadlineExceeded, codes.Canceled:
-		return false
+// served is the versions that a runtime serves, by the ends of calls under each
+// of api.Versions; none if they do not show it. A service that is not there is
+// Unimplemented at once. One that refuses Version is there, and so is one that
+// hangs while others answer.
+func served(errs []error) (s api.Set) {
+	hang := 0
+	for i, v := range api.Versions {
+		switch status.Code(errs[i]) {
+		case codes.Unavailable, codes.Canceled: // the connection has failed
+			return api.Set{}
+		case codes.Unimplemented:
+		case codes.DeadlineExceeded:
+			hang++
+			s.Add(v)
+		default:
+			s.Add(v)
+		}
 	}
-	return true
+	if hang == len(errs) {
+		return api.Set{}
+	}
+	return s
 }
 
-// runtimeIs is called when a runtime is there that is not the one before.
+// runtimeIs is called when a runtime is there that is not the one before, or has
+// told more. One that has not told its name keeps the repairs that are in force.
 func (s *Server) runtimeIs(p Peer) {
-	repairs := s.choose(p)
 	if p.APIs.Empty() {
 		glog.Errorf("the runtime at %s does not answer Version under any version of CRI: calls reach it under the names that they come by; is it a CRI runtime?", s.cfg.RuntimeSocket)
 		return
 	}
-	glog.Infof("the runtime at %s is %s %s, with CRI %v; repairs of its answers (see --personality): %v", s.cfg.RuntimeSocket, p.Name, p.Version, p.APIs, repairs)
+	if p.Name == "" {
+		glog.Infof("the runtime at %s has not told its name yet; it has CRI %v", s.cfg.RuntimeSocket, p.APIs)
+		return
+	}
+	glog.Infof("the runtime at %s is %s %s, with CRI %v; repairs of its answers (see --personality): %v", s.cfg.RuntimeSocket, p.Name, p.Version, p.APIs, s.choose(p))
 }

@@ -16,25 +16,6 @@ import (
 	"github.com/cri-logproxy/cri-logproxy/proxy/personality"
 )
 
-// repaired are the unary calls that pass as they are, unless one of these
-// repairs is in force.
-var repaired = map[string]struct {
-	repair *personality.Repair
-	handle func(*Server, *call) ([]byte, error)
-}{
-	"ListContainers":           {personality.Attempts, (*Server).listContainers},
-	"ListContainerStats":       {personality.Stats, (*Server).listContainerStats},
-	"ContainerStats":           {personality.Stats, (*Server).containerStats},
-	"ImageFsInfo":              {personality.ImageFS, (*Server).imageFsInfo},
-	"UpdateContainerResources": {personality.Attempts, (*Server).pass},
-	"Exec":                     {personality.Attempts, (*Server).pass},
-	"ExecSync":                 {personality.Attempts, (*Server).pass},
-	"Attach":                   {personality.Attempts, (*Server).pass},
-}
-
-// pass forwards a call whose request has been seen to.
-func (s *Server) pass(c *call) ([]byte, error) { return c.forward(c.request) }
-
 // has says whether a repair is in force for the runtime that is there now.
 func (s *Server) has(r *personality.Repair) bool { return s.repairs.Load().Has(r) }
 

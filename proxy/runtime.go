@@ -23,13 +23,24 @@ import (
 // the refusal of a larger one reads as it does without a proxy.
 const MaxMessageSize = 16 << 20
 
-// versionTimeout bounds the questions for Version that hold a new connection up.
-const versionTimeout = 2 * time.Second
+// Windows are what a peer may send before it is read, in bytes. They are fixed:
+// gRPC's own measuring of them costs a ping and its answer for every message.
+// What a client does not read is held back in the runtime, beyond one window.
+const (
+	streamWindow = 1 << 20
+	connWindow   = 16 << 20 // gRPC takes a connection's messages off without waiting for their readers
+)
+
+const (
+	// versionTimeout bounds the questions for Version that hold a new connection up.
+	versionTimeout = 2 * time.Second
+	// learnTimeout bounds those that are asked later.
+	learnTimeout = 10 * time.Second
+)
 
 // runtimeConn is the connection to the runtime. Its calls are the client's,
 // whatever version of CRI the runtime serves (bridge.go). Each time that it
-// connects, the runtime is asked what that is before the connection is used: a
-// call never goes to another release than the one that it was meant for.
+// connects, the runtime is asked what that is before the connection is used.
 type runtimeConn struct {
 	*grpc.ClientConn
 	socket string
@@ -67,6 +78,8 @@ func connOptions() []grpc.DialOption {
 		grpc.WithAuthority("localhost"), // as kubelet's; some servers refuse a path there
 		grpc.WithDisableRetry(),         // kubelet retries, and a frame can be sent only once
 		grpc.WithDisableServiceConfig(),
+		grpc.WithStaticStreamWindowSize(streamWindow),
+		grpc.WithStaticConnWindowSize(connWindow),
 		grpc.WithDefaultCallOptions(
 			grpc.ForceCodecV2(newCodec()),
 			grpc.MaxCallRecvMsgSize(MaxMessageSize),
@@ -98,14 +111,13 @@ func (c *runtimeConn) dialSocket(ctx context.Context) (net.Conn, error) {
 // Peer is the runtime at the other end, or that was there last.
 func (c *runtimeConn) Peer() Peer { return *c.peer.Load() }
 
-// learn asks a runtime again that has not said what it serves. It may have been
-// slow to start.
+// learn asks a runtime again that has not told its name. It may be slow to start.
 func (c *runtimeConn) learn(ctx context.Context) {
 	unknown := c.peer.Load()
-	if !unknown.APIs.Empty() {
+	if unknown.Name != "" {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, reconcileTimeout)
+	ctx, cancel := context.WithTimeout(ctx, learnTimeout)
 	defer cancel()
 	peer, err := askPeer(ctx, c.dialSocket)
 	gone := status.Code(err) == codes.Unavailable || errors.Is(ctx.Err(), context.Canceled)
@@ -159,6 +171,9 @@ func watchRuntime(ctx context.Context, conn *runtimeConn, onReady func(context.C
 			again = onReady(ctx)
 			if conn.peer.Load() != peer {
 				continue // it was to another connection
+			}
+			if peer.Name == "" && again == 0 {
+				again = reconcileAgain // it may tell yet
 			}
 		}
 		waitForChange(ctx, conn, state, again)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/golang/glog"
 	"google.golang.org/grpc"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-logproxy/cri-logproxy/converter"
 	"github.com/cri-logproxy/cri-logproxy/proxy/api"
@@ -25,6 +26,9 @@ const (
 	drainTimeout = 5 * time.Second
 	// stopTimeout bounds how long Run lets calls finish.
 	stopTimeout = 4 * time.Second
+	// streamWorkers are goroutines that are kept for calls: their stacks have
+	// grown already. More calls than that at a time get new ones.
+	streamWorkers = 16
 )
 
 // Config is the configuration of a Server. All paths are absolute.
@@ -81,70 +85,18 @@ func New(cfg Config, logs *logmap.Map, converters *converter.Manager, consoles C
 		grpc.ForceServerCodecV2(newCodec()),
 		grpc.UnknownServiceHandler(s.forward),
 		grpc.MaxRecvMsgSize(MaxMessageSize),
+		grpc.StaticStreamWindowSize(streamWindow),
+		grpc.StaticConnWindowSize(connWindow),
 		grpc.WaitForHandlers(true),
+		grpc.NumStreamWorkers(streamWorkers),
 		// Stop waits for peers that connect and say nothing.
 		grpc.ConnectionTimeout(stopTimeout),
 	)
 	for _, v := range api.Versions {
-		s.grpc.RegisterService(s.serviceDesc(v), s)
+		s.grpc.RegisterService(s.serviceDesc(v, runtimeapi.RuntimeService_ServiceDesc, api.RuntimeService), s)
+		s.grpc.RegisterService(s.serviceDesc(v, runtimeapi.ImageService_ServiceDesc, api.ImageService), s)
 	}
 	return s, nil
-}
-
-// calls are the unary calls that are ours. ReopenContainerLog may be answered
-// without the runtime; all others are forwarded.
-var calls = map[string]func(*Server, *call) ([]byte, error){
-	"RunPodSandbox":      (*Server).runPodSandbox,
-	"RemovePodSandbox":   (*Server).removePodSandbox,
-	"CreateContainer":    (*Server).createContainer,
-	"StartContainer":     (*Server).startContainer,
-	"StopContainer":      (*Server).stopContainer,
-	"RemoveContainer":    (*Server).removeContainer,
-	"ReopenContainerLog": (*Server).reopenContainerLog,
-	"ContainerStatus":    (*Server).containerStatus,
-	"PodSandboxStatus":   (*Server).podSandboxStatus,
-}
-
-// streams are the server streams that are ours.
-var streams = map[string]func(*Server, context.Context, *frame) (any, error){
-	"GetContainerEvents": (*Server).containerEvent,
-}
-
-// serviceDesc describes just the calls that are ours: gRPC gives every other
-// method of the service to the unknown-service handler.
-// A handler has its messages in the terms of v1.
-func (s *Server) serviceDesc(version api.Version) *grpc.ServiceDesc {
-	service := api.Method{Version: version, Service: api.RuntimeService}.FullService()
-	desc := &grpc.ServiceDesc{ServiceName: service, HandlerType: (*any)(nil)}
-	for name, handle := range calls {
-		method := "/" + service + "/" + name
-		desc.Methods = append(desc.Methods, grpc.MethodDesc{
-			MethodName: name,
-			Handler: func(_ any, ctx context.Context, dec func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
-				var req message
-				if err := dec(&req); err != nil {
-					return nil, err
-				}
-				request := api.TranslateRequest(name, version, api.V1, req.bytes)
-				answer, err := s.serve(&call{ctx: ctx, server: s, method: method, name: name, request: request}, handle)
-				if err != nil {
-					return nil, err
-				}
-				return &message{api.TranslateAnswer(name, api.V1, version, answer)}, nil
-			},
-		})
-	}
-	for name, answer := range streams {
-		method := "/" + service + "/" + name
-		desc.Streams = append(desc.Streams, grpc.StreamDesc{
-			StreamName:    name,
-			ServerStreams: true,
-			Handler: func(_ any, stream grpc.ServerStream) error {
-				return s.relay(stream, method, func(f *frame) (any, error) { return answer(s, stream.Context(), f) })
-			},
-		})
-	}
-	return desc
 }
 
 // Run serves calls from l until ctx ends, then lets those that are under way

@@ -1,11 +1,12 @@
-// Command bench measures the converter beside its peers and prints one figure a
-// line:
+// Command bench measures the converter beside its peers, and calls through the
+// proxy beside calls without it, and prints one figure a line:
 //
 //	name value unit
 //
 // Arguments are prefixes of the names to measure; without any it measures all.
 // MB are 10^6 bytes of raw log. What is compared runs in this process, on the
-// same disk, in turns. docs/design.md says what the figures are.
+// same disk, in turns; the proxy, and the runtime behind it, are processes of
+// their own, as on a node. docs/design.md says what the figures are.
 package main
 
 import (
@@ -30,6 +31,7 @@ var figures = []struct {
 	{"fair/", fair},
 	{"resume/", resume},
 	{"libvirt/ensure-log", ensureLog},
+	{"proxy/", forward},
 }
 
 // children are what a measurement runs as another process, so that its CPU time
@@ -39,6 +41,8 @@ var children = map[string]func(args []string) error{
 	"write-lines": writeLines,
 	"write-flood": writeFlood,
 	"idle":        idleChild,
+	"cri-runtime": criRuntime,
+	"cri-proxy":   criProxy,
 }
 
 // childEnv names the child that this process is.

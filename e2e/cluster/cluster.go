@@ -181,17 +181,29 @@ type VM struct {
 	Name    string
 	Boot    guest.Boot
 	Restart string // restartPolicy; "" for Never
+
+	HostNetwork bool
+	// Liveness is a file below /var/log without which the VM is taken for dead.
+	Liveness string
 }
 
 // Manifest returns the pod's manifest.
 func (v VM) Manifest() []byte {
 	annotations := map[string]string{"kubernetes.io/target-runtime": "virtlet.cloud"}
+	container := map[string]any{
+		"name": pod.ContainerName, "image": "example.com/guest", "imagePullPolicy": "IfNotPresent",
+		"args": v.Boot.Args(),
+	}
+	if v.Liveness != "" { // a VM cannot be probed, but kubelet itself serves these files
+		container["livenessProbe"] = map[string]any{
+			"httpGet":       map[string]any{"scheme": "HTTPS", "host": box.NodeIP, "port": 10250, "path": "/logs/" + v.Liveness},
+			"periodSeconds": 1, "failureThreshold": 1, "timeoutSeconds": 60,
+		}
+	}
 	return manifest(v.Name, annotations, map[string]any{
 		"restartPolicy": cmp.Or(v.Restart, "Never"),
-		"containers": []map[string]any{{
-			"name": pod.ContainerName, "image": "example.com/guest", "imagePullPolicy": "IfNotPresent",
-			"args": v.Boot.Args(),
-		}},
+		"hostNetwork":   v.HostNetwork,
+		"containers":    []map[string]any{container},
 	})
 }
 

@@ -36,39 +36,12 @@ func TestRestarts(t *testing.T) {
 		r.await(fmt.Sprintf("the log goes on %s", what), func() (bool, error) { return ticks() >= n, nil })
 	}
 	goesOn("at all")
-	for _, restart := range []struct {
-		what string
-		do   func() error
-	}{
-		{"without kubelet, and with the next", func() error {
-			r.Kubelet.Kill()
-			goesOn("without kubelet")
-			return r.Kubelet.Restart(r.ctx)
-		}},
-		{"after the runtime's restart", func() error {
-			if err := r.Node.StopRuntime(); err != nil {
-				return err
-			}
-			goesOn("without the runtime")
-			return r.Node.StartRuntime()
-		}},
-		{"after the proxy's restart", func() error {
-			if err := r.Proxy.Stop(); err != nil {
-				return err
-			}
-			return r.Proxy.Start(r.ctx)
-		}},
-		{"after the proxy's crash and the loss of its state", func() error {
-			r.Proxy.Kill()
-			if err := os.RemoveAll(r.Node.StateDir); err != nil {
-				return err
-			}
-			return r.Proxy.Start(r.ctx)
-		}},
-	} {
+	for _, restart := range r.restarts(goesOn) {
 		r.must(restart.do())
 		goesOn(restart.what)
 	}
+	r.must(r.loseState())
+	goesOn("after the proxy's crash and the loss of its state")
 	// What kubelet says may be from before: it asks the runtime again for this.
 	r.must(r.Kubelet.Stop())
 	r.must(r.Kubelet.Restart(r.ctx))
@@ -87,4 +60,46 @@ func TestRestarts(t *testing.T) {
 	}
 	r.must(r.Kubelet.RemoveStaticPod("restarts"))
 	r.nothingLeft()
+}
+
+// restart ends a part of the node and starts it again.
+type restart struct {
+	what string
+	do   func() error
+}
+
+// restarts are of all parts; no VM and no log may suffer. goesOn waits until logs
+// have gone on.
+func (r *rig) restarts(goesOn func(what string)) []restart {
+	return []restart{
+		{"after the runtime's restart", func() error {
+			if err := r.Node.StopRuntime(); err != nil {
+				return err
+			}
+			goesOn("without the runtime")
+			return r.Node.StartRuntime()
+		}},
+		{"after libvirtd's restart", func() error { return r.Node.Libvirt.RestartLibvirtd(r.ctx) }},
+		{"after the proxy's restart", func() error {
+			if err := r.Node.StopProxy(); err != nil {
+				return err
+			}
+			return r.Node.StartProxy(r.ctx)
+		}},
+		// The last: what it says then it has asked the runtime anew.
+		{"with the next kubelet", func() error {
+			r.Kubelet.Kill()
+			goesOn("without kubelet")
+			return r.Kubelet.Restart(r.ctx)
+		}},
+	}
+}
+
+// loseState has the proxy crash, and takes its state away.
+func (r *rig) loseState() error {
+	r.Node.KillProxy()
+	if err := os.RemoveAll(r.Node.StateDir); err != nil {
+		return err
+	}
+	return r.Node.StartProxy(r.ctx)
 }

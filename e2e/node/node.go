@@ -186,6 +186,15 @@ func (n *Node) proxyArgs() []string {
 // StartProxy starts the proxy, also again.
 func (n *Node) StartProxy(ctx context.Context) error { return n.Proxy.Start(ctx) }
 
+// RestartProxy stops the proxy and starts it with other further flags.
+func (n *Node) RestartProxy(ctx context.Context, args ...string) error {
+	if err := n.StopProxy(); err != nil {
+		return err
+	}
+	n.options.ProxyArgs = args
+	return n.StartProxy(ctx)
+}
+
 // StopProxy ends the proxy as systemd does, and returns what it exited with.
 func (n *Node) StopProxy() error { return n.Proxy.Stop() }
 

@@ -33,7 +33,7 @@ func (m *Map) ByKubeletID(id string) (Container, bool) {
 		return c, true
 	}
 	for _, c := range m.containers {
-		if c.KubeletID == id {
+		if c.KubeletID == id && id != "" {
 			return c, true
 		}
 	}

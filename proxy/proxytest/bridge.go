@@ -15,6 +15,18 @@ import (
 // of the other. What the client and the runtime mean must be the same.
 func RunBridge(t *testing.T, front Front, client, runtime string, opts Options) {
 	t.Helper()
+	opts = bridgedOptions(opts, client, runtime)
+	for _, c := range bridgeCases(client, runtime) {
+		t.Run(c.name, func(t *testing.T) {
+			for _, m := range compare(t, c, front, opts) {
+				t.Error(m)
+			}
+		})
+	}
+}
+
+// bridgedOptions are options for a proxy that calls a runtime of another version.
+func bridgedOptions(opts Options, client, runtime string) Options {
 	opts.directAPIs, opts.throughAPIs = []string{client}, []string{runtime}
 	opts.Method = func(method string) string {
 		service, name := splitMethod(method)
@@ -26,13 +38,7 @@ func RunBridge(t *testing.T, front Front, client, runtime string, opts Options) 
 	if (client == V1alpha1) != (runtime == V1alpha1) {
 		opts.Expect = bridgedRewrites(opts.Expect, client, runtime)
 	}
-	for _, c := range bridgeCases(client, runtime) {
-		t.Run(c.name, func(t *testing.T) {
-			for _, m := range compare(t, c, front, opts) {
-				t.Error(m)
-			}
-		})
-	}
+	return opts
 }
 
 // bridgeCases are the cases of one client and one runtime.

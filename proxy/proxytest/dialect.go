@@ -67,6 +67,7 @@ func translated(m proto.Message, from, to string) {
 // API version that a method belongs to.
 func spoken(method string, m proto.Message) []byte {
 	if service, _ := splitMethod(method); inPackage(service, V1alpha1) {
+		m = proto.Clone(m)
 		toBools(m)
 	}
 	return encode(m)

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -28,6 +29,8 @@ type faults struct {
 	noCancel, noDeadline, madeUpDeadline                   bool
 	grpcLimits, buffered, noHalfClose, dropsUnknown        bool
 	dropsMessage, onlyV1, callsTwice, foreignCodec         bool
+
+	renames [2]string // an API version, and the one that its calls are renamed to
 }
 
 // namedCodec is the raw codec under another name.
@@ -85,6 +88,9 @@ func (p *forwarder) serve(_ any, front grpc.ServerStream) error {
 	}
 	if service, _ := splitMethod(method); p.onlyV1 && service == V1alpha2+".RuntimeService" {
 		return status.Errorf(codes.Unimplemented, "unknown service %s", service)
+	}
+	if service, _ := splitMethod(method); p.renames[0] != "" && inPackage(service, p.renames[0]) {
+		method = strings.Replace(method, p.renames[0], p.renames[1], 1)
 	}
 	back, err := p.backend.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, method, options...)
 	if err != nil {

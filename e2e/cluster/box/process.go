@@ -80,6 +80,9 @@ func (p *Process) Tail() string {
 	return strings.Join(lines[max(0, len(lines)-tailLines):], "\n")
 }
 
+// Dir is the process' working directory.
+func (p *Process) Dir() string { return p.cmd.Dir }
+
 // Kill ends the process as a crash does.
 func (p *Process) Kill() {
 	_ = p.cmd.Process.Kill() // what it says is that it is gone by now

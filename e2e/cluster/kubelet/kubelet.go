@@ -48,7 +48,8 @@ type Options struct {
 	LogMaxFiles        int           // how many it keeps
 	LogMonitorInterval time.Duration // how often it looks; 3 s at the least
 
-	FeatureGates []string // to be on
+	FeatureGates     []string      // to be on
+	MaxRestartPeriod time.Duration // the longest that it waits before it starts a container again; 0 for 5 min
 }
 
 // Kubelet is a running kubelet.
@@ -89,6 +90,7 @@ func (k *Kubelet) configure() error {
 		"LogMaxFiles":        cmp.Or(k.o.LogMaxFiles, 5),
 		"LogMonitorInterval": cmp.Or(k.o.LogMonitorInterval, 10*time.Second),
 		"FeatureGates":       k.o.FeatureGates,
+		"MaxRestartPeriod":   k.o.MaxRestartPeriod,
 		"StaticPods":         "",
 	}
 	if k.o.Kubeconfig == "" {
@@ -147,19 +149,45 @@ type Pod struct {
 	Metadata struct{ Name, Namespace, UID string }
 	Status   struct {
 		Phase             string
-		ContainerStatuses []struct {
-			ContainerID  string
-			RestartCount int
-		}
+		ContainerStatuses []ContainerStatus
 	}
+}
+
+// ContainerStatus is what kubelet says of a container.
+type ContainerStatus struct {
+	ContainerID      string // with the runtime's name before it
+	RestartCount     int
+	State, LastState ContainerState
+}
+
+// ContainerState has one of its fields set, or none.
+type ContainerState struct {
+	Waiting *struct{ Reason string }
+	Running *struct {
+		StartedAt time.Time
+	}
+	Terminated *Terminated
+}
+
+// Terminated is how a container has ended.
+type Terminated struct {
+	ExitCode              int
+	Reason, ContainerID   string
+	StartedAt, FinishedAt time.Time
+}
+
+// Container returns the status of the pod's only container, zero before it has
+// one.
+func (p Pod) Container() ContainerStatus {
+	if len(p.Status.ContainerStatuses) == 0 {
+		return ContainerStatus{}
+	}
+	return p.Status.ContainerStatuses[0]
 }
 
 // ContainerID returns the ID of the pod's only container, "" before it has one.
 func (p Pod) ContainerID() string {
-	if len(p.Status.ContainerStatuses) == 0 {
-		return ""
-	}
-	_, id, _ := strings.Cut(p.Status.ContainerStatuses[0].ContainerID, "://")
+	_, id, _ := strings.Cut(p.Container().ContainerID, "://")
 	return id
 }
 
