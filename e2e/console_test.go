@@ -28,8 +28,9 @@ func (r *rig) onTerminal(cmd *exec.Cmd) *terminal.Terminal {
 	return term
 }
 
-// refused runs a console command that must fail, and returns what it says.
-func (r *rig) refused(cmd *exec.Cmd) string {
+// refused runs a console command that must fail and say all of want, in that
+// order.
+func (r *rig) refused(cmd *exec.Cmd, want ...string) {
 	r.t.Helper()
 	term := r.onTerminal(cmd)
 	before, err := term.State()
@@ -40,8 +41,9 @@ func (r *rig) refused(cmd *exec.Cmd) string {
 	if after, err := term.State(); err != nil || after != before {
 		r.t.Errorf("%q changed the terminal: %v", cmd.Args, err)
 	}
-	r.must(term.Expect(r.ctx, "\n"))
-	return strings.ReplaceAll(term.Output(), "\r\n", "\n")
+	for _, text := range want {
+		r.must(term.Expect(r.ctx, text))
+	}
 }
 
 // prompt has a guest's shell show its prompt.
@@ -74,7 +76,7 @@ func (r *rig) wantText(what, text string, parts ...string) {
 // TestConsoleCommand drives `cri-logproxy console` by a scripted terminal.
 func TestConsoleCommand(t *testing.T) {
 	r := newNode(t, node.Options{PTY: true, LogMode: logmap.ModeBoth})
-	r.wantText("nothing on record", r.refused(r.consoleCommand("default/nothing")), `there is no VM "default/nothing": none is on record in `+r.StateDir)
+	r.refused(r.consoleCommand("default/nothing"), `there is no VM "default/nothing": none is on record in `+r.StateDir)
 	vm := r.addPod("one")
 	b := guest.Boot{Marker: "one"}
 	vm.boot(0, b)
@@ -91,7 +93,7 @@ func TestConsoleCommand(t *testing.T) {
 	vm.waitLog("\ntyped-42\n")
 
 	// Somebody else wants it.
-	r.wantText("busy", vm.refused(vm.consoleCommand(vm.ID[:8])), "somebody else is on this console: --force throws them off")
+	vm.refused(vm.consoleCommand(vm.ID[:8]), "somebody else is on this console: --force throws them off")
 	forced := vm.onTerminal(vm.consoleCommand("--force", vm.ID))
 	r.must(forced.Expect(r.ctx, "Escape character is ^]"))
 	if err := byPod.Wait(r.ctx); err == nil {
@@ -123,13 +125,13 @@ func TestConsoleCommand(t *testing.T) {
 
 	noVirsh := vm.consoleCommand("default/one")
 	noVirsh.Env = append(os.Environ(), "PATH=/nowhere")
-	r.wantText("without virsh", vm.refused(noVirsh), "virsh is not installed here", "virsh -c 'qemu+unix:///system?socket="+r.Libvirt.Socket+"' console "+vm.domain())
-	r.wantText("unknown", vm.refused(vm.consoleCommand("default/two")), `there is no VM "default/two"; there are:`, vm.ID+"  default/one vm, mode both")
+	vm.refused(noVirsh, "virsh is not installed here", "virsh -c 'qemu+unix:///system?socket="+r.Libvirt.Socket+"' console "+vm.domain())
+	vm.refused(vm.consoleCommand("default/two"), `there is no VM "default/two"; there are:`, vm.ID+"  default/one vm, mode both")
 
 	fileOnly := r.addPodWith("files", map[string]string{proxy.LogModeAnnotation: "file"})
 	fileOnly.boot(0, guest.Boot{Marker: "files"})
-	r.wantText("mode file", r.refused(r.consoleCommand("default/files")), "is written to a file only (mode file): kubectl logs shows it", "cri-logproxy/log-mode: both")
+	r.refused(r.consoleCommand("default/files"), "is written to a file only (mode file): kubectl logs shows it", "cri-logproxy/log-mode: both")
 	r.must(vm.Pod.Stop(r.ctx, 0))
-	r.wantText("stopped", r.refused(r.consoleCommand("default/one")), "is not running")
-	r.wantText("no libvirt", r.refused(exec.Command(proxyBinary, "console", "--state-dir="+r.StateDir, "--libvirt-socket=/nowhere/sock", "default/one")), "/nowhere/sock", "start libvirtd")
+	r.refused(r.consoleCommand("default/one"), "is not running")
+	r.refused(exec.Command(proxyBinary, "console", "--state-dir="+r.StateDir, "--libvirt-socket=/nowhere/sock", "default/one"), "/nowhere/sock", "start libvirtd")
 }

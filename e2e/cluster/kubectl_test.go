@@ -22,7 +22,7 @@ func TestKubectl(t *testing.T) {
 	// The era is the newest, for it has figures.
 	r := newRig(t, Options{API: true, Kubelet: o, Node: node.Options{ProxyActivated: true, Era: vmruntime.Era15}})
 	const name = "vm1"
-	b := guest.Boot{Marker: "kubectl", Lines: 20, Known: true, FloodMB: 1, Tick: 20 * time.Millisecond, Login: true}
+	b := guest.Boot{Marker: "kubectl", Lines: 20, Known: true, Tick: 20 * time.Millisecond, Login: true}
 	_, err := r.Control.KubectlInput(r.ctx, VM{Name: name, Boot: b}.Manifest(), "apply", "-f", "-")
 	r.must(err)
 	r.await("kubectl shows the pod running", func() (bool, error) {
