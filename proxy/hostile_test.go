@@ -46,6 +46,12 @@ var hostileClients = map[string]func(t *testing.T, c net.Conn){
 		write(t, c, hello, frameOf(frameHeaders, 0, 1, request("Version")))
 		endless(t, c, frameOf(frameContinuation, 0, 1, hpack("x", strings.Repeat("x", 100))))
 	},
+	"requests that are not CRI": func(t *testing.T, c net.Conn) {
+		write(t, c, hello)
+		for id := uint32(1); id < 100; id += 2 {
+			write(t, c, frameOf(frameHeaders, endHeaders, id, request("StartContainer")), frameOf(frameData, endStream, id, []byte("\x00\x00\x00\x00\x03\xff\xff\xff")))
+		}
+	},
 	"streams begun and dropped": func(_ *testing.T, c net.Conn) {
 		go func() { _, _ = io.Copy(io.Discard, c) }() // ends with the connection
 		_, _ = c.Write(hello)
@@ -77,8 +83,8 @@ var hostileClients = map[string]func(t *testing.T, c net.Conn){
 	},
 }
 
-// TestHostileClients checks that the proxy goes on serving others, says nothing,
-// stops in time and keeps nothing of such clients.
+// TestHostileClients checks that the proxy goes on serving others, says
+// little, stops in time and keeps nothing of such clients.
 func TestHostileClients(t *testing.T) {
 	logged := captureLog(t)
 	nothingLeft := leftovers(t)
@@ -101,7 +107,7 @@ func TestHostileClients(t *testing.T) {
 		stopsInTime(t, r)
 	})
 	nothingLeft()
-	if s := logged(); strings.Contains(s, "\n") {
+	if s := logged(); strings.Count(s, "\n") != 1 || !strings.Contains(s, "StartContainer: the request cannot be parsed") {
 		t.Errorf("this is logged: %.2000s", s)
 	}
 }

@@ -47,16 +47,30 @@ func dialRuntime(socket string) (*grpc.ClientConn, error) {
 	)
 }
 
+// reconnectAfter is the time between two connections, unless a call wants one.
+const reconnectAfter = time.Second
+
 // watchRuntime keeps the connection up until ctx ends, says when the runtime
 // goes and when it is back, and calls onReady each time that it is there, and
 // again after the time that onReady returns, if it is not 0.
 func watchRuntime(ctx context.Context, conn *grpc.ClientConn, socket string, onReady func(context.Context) time.Duration) {
-	var down time.Time
+	var down, connected time.Time
+	hangsUp := false
 	for ctx.Err() == nil {
 		var again time.Duration
 		state := conn.GetState()
 		switch state {
 		case connectivity.Idle:
+			if early := reconnectAfter - time.Since(connected); early > 0 {
+				if !hangsUp {
+					glog.Errorf("the runtime at %s hangs up as soon as it is connected; calls get Unavailable", socket)
+				}
+				hangsUp = true
+				waitForChange(ctx, conn, state, early) // a call connects, too
+			} else {
+				hangsUp = false
+			}
+			connected = time.Now()
 			conn.Connect()
 		case connectivity.TransientFailure:
 			if down.IsZero() {

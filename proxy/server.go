@@ -61,6 +61,7 @@ type Server struct {
 	conn       *grpc.ClientConn
 	grpc       *grpc.Server
 
+	faults faults
 	others idSet // containers that are known not to be ours
 
 	missing          map[string]bool // containers that the last reconcile did not find; its own
@@ -141,7 +142,7 @@ func (s *Server) serviceDesc(service string) *grpc.ServiceDesc {
 				if err := dec(&req); err != nil {
 					return nil, err
 				}
-				answer, err := handle(s, &call{ctx: ctx, conn: s.conn, method: method, request: req.bytes})
+				answer, err := handle(s, &call{ctx: ctx, conn: s.conn, method: method, request: req.bytes, faults: &s.faults})
 				if err != nil {
 					return nil, err
 				}
