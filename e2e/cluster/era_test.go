@@ -29,7 +29,7 @@ var eraKubelet = kubelet.Options{
 
 // stable is how long a pod must live to be thought of as stable. kubelet kills
 // one that it takes for changed within seconds.
-const stable = 30 * time.Second
+const stable = time.Minute
 
 // TestEras runs VMs of all kinds side by side on a node, for each era of Virtlet
 // and each way to log.
