@@ -48,6 +48,7 @@ func TestEras(t *testing.T) {
 }
 
 func testEra(r *rig, era vmruntime.Era) {
+	r.setCanaries()
 	alive := filepath.Join(r.Box.Path(box.ContainerLogs), "alive")
 	r.must(os.WriteFile(alive, nil, 0o644))
 	ends := guest.Boot{Lines: 5, PowerOff: true}
@@ -101,6 +102,7 @@ func testEra(r *rig, era vmruntime.Era) {
 	}
 	r.must(os.Remove(alive))
 	r.nothingLeft()
+	r.must(r.canariesLive())
 }
 
 // untouched checks that kubelet says of a container what it said before.
