@@ -148,16 +148,17 @@ func TestRepairs(t *testing.T) {
 				if err := r.isMended(repair, repair.name); err != nil {
 					t.Errorf("%s: %v", repair.name, err)
 				}
+			}
+			for _, repair := range repairs {
 				if !slices.Contains(repair.eras, era) {
 					continue
 				}
 				r.must(r.RestartProxy(r.ctx, "--personality=auto,-"+repair.name))
-				if err := r.isMended(repair, "without-"+repair.name); err == nil {
-					t.Errorf("%s: it is as well without the repair", repair.name)
-				} else {
-					t.Logf("without %s: %v", repair.name, err)
+				err := r.isMended(repair, "without-"+repair.name)
+				t.Logf("without %s: %v", repair.name, err)
+				if err == nil {
+					t.Errorf("it is as well without %s", repair.name)
 				}
-				r.must(r.RestartProxy(r.ctx))
 			}
 		})
 	}

@@ -33,9 +33,11 @@ func (s *Server) mend(ctx context.Context, list ...*runtimeapi.ContainerStatus) 
 
 // rewrite parses an answer into m, and encodes it again if change says so. An
 // answer that is not CRI passes as it is.
-func rewrite(answer []byte, m proto.Message, change func() bool) []byte {
+func (s *Server) rewrite(answer []byte, m proto.Message, change func() bool) []byte {
 	if err := proto.Unmarshal(answer, m); err != nil {
-		glog.Errorf("an answer of the runtime cannot be parsed as %s, passing it on: %v", m.ProtoReflect().Descriptor().FullName(), err)
+		if name := m.ProtoReflect().Descriptor().FullName(); s.faults.due(string(name)) {
+			glog.Errorf("an answer of the runtime cannot be parsed as %s, passing it on: %v", name, err)
+		}
 		return answer
 	}
 	if !change() {
@@ -55,7 +57,7 @@ func (s *Server) containerStatus(c *call) ([]byte, error) {
 		return nil, err
 	}
 	var resp runtimeapi.ContainerStatusResponse
-	return rewrite(answer, &resp, func() bool {
+	return s.rewrite(answer, &resp, func() bool {
 		if resp.Status == nil {
 			return false
 		}
@@ -79,7 +81,7 @@ func (s *Server) podSandboxStatus(c *call) ([]byte, error) {
 		return nil, err
 	}
 	var resp runtimeapi.PodSandboxStatusResponse
-	return rewrite(answer, &resp, func() bool {
+	return s.rewrite(answer, &resp, func() bool {
 		changed := s.repairNamespaces(resp.Status)
 		return s.mend(c.ctx, resp.ContainersStatuses...) || changed
 	}), nil
@@ -90,7 +92,7 @@ func (s *Server) containerEvent(ctx context.Context, f *frame) (any, error) {
 	f.data.Free()
 	f.data = nil
 	var event runtimeapi.ContainerEventResponse
-	return &message{rewrite(answer, &event, func() bool {
+	return &message{s.rewrite(answer, &event, func() bool {
 		return s.mend(ctx, event.ContainersStatuses...)
 	})}, nil
 }

@@ -39,7 +39,9 @@ func (c *call) forward(request []byte) ([]byte, error) {
 // to refuse: the caller forwards it.
 func (c *call) read(m proto.Message) bool {
 	if err := proto.Unmarshal(c.request, m); err != nil {
-		glog.Errorf("%s: the request cannot be parsed, forwarding it: %v", c.method, err)
+		if c.server.faults.due(c.method) {
+			glog.Errorf("%s: the request cannot be parsed, forwarding it: %v", c.method, err)
+		}
 		return false
 	}
 	return true

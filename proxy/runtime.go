@@ -145,16 +145,30 @@ func (c *runtimeConn) report(peer *Peer) {
 	c.onPeer(*peer)
 }
 
+// reconnectAfter is the time between two connections, unless a call wants one.
+const reconnectAfter = time.Second
+
 // watchRuntime keeps the connection up until ctx ends, says when the runtime
 // goes and when it is back, and calls onReady each time that it is there, and
 // again after the time that onReady returns, if it is not 0.
 func watchRuntime(ctx context.Context, conn *runtimeConn, onReady func(context.Context) time.Duration) {
-	var down time.Time
+	var down, connected time.Time
+	hangsUp := false
 	for ctx.Err() == nil {
 		var again time.Duration
 		state := conn.GetState()
 		switch state {
 		case connectivity.Idle:
+			if early := reconnectAfter - time.Since(connected); early > 0 {
+				if !hangsUp {
+					glog.Errorf("the runtime at %s hangs up as soon as it is connected; calls get Unavailable", conn.socket)
+				}
+				hangsUp = true
+				waitForChange(ctx, conn, state, early) // a call connects, too
+			} else {
+				hangsUp = false
+			}
+			connected = time.Now()
 			conn.Connect()
 		case connectivity.TransientFailure:
 			if down.IsZero() {

@@ -60,6 +60,7 @@ type Server struct {
 	runtime    *runtimeConn
 	grpc       *grpc.Server
 
+	faults faults
 	others idSet // containers that are known not to be ours
 	alive  idSet // containers that this process has seen running, or started
 

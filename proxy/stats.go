@@ -74,7 +74,7 @@ func (s *Server) containerStats(c *call) ([]byte, error) {
 	}
 	s.repairListed(c.ctx, item)
 	var resp runtimeapi.ContainerStatsResponse
-	return rewrite(answer, &resp, func() bool {
+	return s.rewrite(answer, &resp, func() bool {
 		if resp.Stats != nil {
 			personality.NameStats(resp.Stats, item)
 		}

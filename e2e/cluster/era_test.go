@@ -29,7 +29,7 @@ var eraKubelet = kubelet.Options{
 
 // stable is how long a pod must live to be thought of as stable. kubelet kills
 // one that it takes for changed within seconds.
-const stable = 30 * time.Second
+const stable = time.Minute
 
 // TestEras runs VMs of all kinds side by side on a node, for each era of Virtlet
 // and each way to log.
@@ -48,6 +48,7 @@ func TestEras(t *testing.T) {
 }
 
 func testEra(r *rig, era vmruntime.Era) {
+	r.setCanaries()
 	alive := filepath.Join(r.Box.Path(box.ContainerLogs), "alive")
 	r.must(os.WriteFile(alive, nil, 0o644))
 	ends := guest.Boot{Lines: 5, PowerOff: true}
@@ -101,6 +102,7 @@ func testEra(r *rig, era vmruntime.Era) {
 	}
 	r.must(os.Remove(alive))
 	r.nothingLeft()
+	r.must(r.canariesLive())
 }
 
 // untouched checks that kubelet says of a container what it said before.

@@ -192,6 +192,7 @@ func (n *Node) RestartProxy(ctx context.Context, args ...string) error {
 		return err
 	}
 	n.options.ProxyArgs = args
+	n.Proxy.Args = n.proxyArgs()
 	return n.StartProxy(ctx)
 }
 

@@ -89,23 +89,27 @@ func clientGoesAway(s *session) {
 	}
 }
 
-// backendDies kills the backend under a unary call and under a stream that has
+// backendDies kills the backend under a unary call and under streams that have
 // had two messages. The code must be the same; the message is the transport's.
 func backendDies(s *session) {
-	const unary, stream = "/" + V1 + ".RuntimeService/Status", "/" + V1 + ".RuntimeService/GetContainerEvents"
+	const unary = "/" + V1 + ".RuntimeService/Status"
 	s.handle(unary, readAndBlock)
-	s.handle(stream, func(b *Stream) error {
-		for i := range 2 {
-			if err := b.Send(answerFor(stream, i)); err != nil {
-				return err
+	var streams []*exchange
+	for _, stream := range streamMethods() {
+		s.handle(stream, func(b *Stream) error {
+			for i := range 2 {
+				if err := b.Send(answerFor(stream, i)); err != nil {
+					return err
+				}
 			}
-		}
-		return readAndBlock(b)
-	})
-	x := s.ask(s.ctx, "stream", stream, requestFor(stream))
-	x.take()
-	x.take()
-	s.waitFor("stream", halfClosed)
+			return readAndBlock(b)
+		})
+		x := s.ask(s.ctx, stream, stream, requestFor(stream))
+		x.take()
+		x.take()
+		s.waitFor(stream, halfClosed)
+		streams = append(streams, x)
+	}
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -114,7 +118,9 @@ func backendDies(s *session) {
 	s.waitFor("unary", halfClosed)
 	s.backend.Stop()
 	<-ended
-	x.code()
+	for _, x := range streams {
+		x.code()
+	}
 }
 
 // backendComesBack calls a backend that is there, is not, and is again.
