@@ -146,7 +146,7 @@ func (v recordedVM) write(t *testing.T, line string) {
 // awaitLogs waits until the logs of all VMs say what they have written.
 func awaitLogs(t *testing.T, vms []recordedVM, want string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	for _, vm := range vms {
 		for {
