@@ -23,6 +23,7 @@ type follower struct {
 	// names are the paths below root that the raw log may have, the likeliest
 	// first. The first that exists is followed.
 	names []string
+	dir   string // in which they are, for inotify
 	// appends says that the VM's start leaves the content of the file alone.
 	appends bool
 	// fromOldest says that rotated files count even if nothing is known of
@@ -84,6 +85,9 @@ type sighting struct {
 func newFollower(w *watcher, root string, run Run, pos RawPosition) *follower {
 	pos.Tail = append(make([]byte, 0, tailLength), pos.Tail...)
 	f := &follower{root: root, names: run.RawNames, appends: run.RawAppends, watcher: w, pos: pos}
+	if len(f.names) > 0 {
+		f.dir = filepath.Join(root, filepath.Dir(f.names[0]))
+	}
 	f.sub = w.subscribe(f.changed)
 	return f
 }
@@ -393,8 +397,7 @@ func (f *follower) arm() error {
 	if len(f.names) == 0 {
 		return nil
 	}
-	dir := filepath.Join(f.root, filepath.Dir(f.names[0]))
-	err := f.watchDir(dir)
+	err := f.watchDir(f.dir)
 	if f.file != nil {
 		err = errors.Join(err, f.watcher.armFile(f.sub, f.latest()))
 	}

@@ -188,7 +188,7 @@ func (w *worker) pendingText() bool { return w.follower.pos.Offset < w.size }
 // raw log's end or turnBytes are reached. The error has been reported; wait is
 // how long to leave it alone.
 func (w *worker) convert(flush Flush) (wait time.Duration, err error) {
-	b := w.buffers.get(false)
+	b := w.buffers.get(w.behind)
 	defer func() { b.put() }()
 	if w.mayBePutBack() && w.out.orphaned() {
 		if err := w.adopt(); err != nil {
