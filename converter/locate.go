@@ -8,21 +8,21 @@ import (
 // locateTail is how much of the end of a container log must be found again.
 const locateTail = 64 << 10
 
-// locate finds where in the raw log the container log ends when nothing else is
+// locate finds where in the raw log a container log ends when nothing else is
 // known: where its last records stand. The last such place counts; ok is false
 // if there is none.
-func (w *worker) locate(raw *rawRest) (offset int64, split SplitState, ok bool) {
-	from := max(0, w.out.size-locateTail)
-	tail := make([]byte, w.out.size-from)
-	if _, err := w.out.file.ReadAt(tail, from); err != nil && err != io.EOF {
+func (o *output) locate(raw *rawRest) (offset int64, split SplitState, ok bool) {
+	from := max(0, o.size-locateTail)
+	tail := make([]byte, o.size-from)
+	if _, err := o.file.ReadAt(tail, from); err != nil && err != io.EOF {
 		return 0, SplitState{}, false
 	}
-	first, content := w.out.encoder.Format.landmark(tail, from == 0)
+	first, content := o.encoder.Format.landmark(tail, from == 0)
 	if content == nil {
 		return 0, SplitState{}, false
 	}
 	for at := range occurrences(raw.reader(0), content) {
-		r := newReplayer(w.out.encoder.Format, SplitState{}, raw.reader(at))
+		r := newReplayer(o.encoder.Format, SplitState{}, raw.reader(at))
 		if r.run(bytes.NewReader(tail[first:])) == nil {
 			offset, split, ok = at+r.consumed, r.split, true
 		}

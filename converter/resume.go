@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -67,10 +68,18 @@ func (w *worker) replay(f *follower, cp *Checkpoint) (RawPosition, error) {
 	defer raw.close()
 	r := newReplayer(w.out.encoder.Format, cp.Split, raw.reader(f.pos.Offset))
 	err = w.replayLogs(r, cp.Log)
-	if errors.Is(err, errDiverged) {
+	log := &w.out
+	if w.out.size == 0 && cp.Raw.Name == "" {
+		// There is no checkpoint, and the log was rotated just now.
+		if rotated := w.lastRotated(); rotated != nil {
+			defer rotated.close()
+			log = rotated
+		}
+	}
+	if errors.Is(err, errDiverged) || log != &w.out {
 		// There is no checkpoint, or one from before the last rotations of the
 		// log, or the start of the raw log was given back.
-		if at, split, ok := w.locate(raw); ok {
+		if at, split, ok := log.locate(raw); ok {
 			glog.Infof("container %s: its log goes on at byte %d of %s, by what both hold", w.id, at, f.pos.Name)
 			w.split.SplitState = split
 			return raw.position(f.pos.Name, at), nil
@@ -134,6 +143,28 @@ func (w *worker) rotatedLog(id fileID) string {
 		}
 	}
 	return ""
+}
+
+// lastRotated opens the log that was rotated last, nil if there is none. kubelet
+// adds the time to its name, and compresses it only at the next rotation.
+func (w *worker) lastRotated() *output {
+	dir, base := filepath.Split(w.out.path())
+	entries, err := os.ReadDir(dir) // in the order of their names
+	if err != nil {
+		return nil
+	}
+	for _, e := range slices.Backward(entries) {
+		if !strings.HasPrefix(e.Name(), base+".") || strings.HasSuffix(e.Name(), ".gz") || strings.HasSuffix(e.Name(), ".tmp") {
+			continue
+		}
+		rel := filepath.Join(filepath.Dir(w.out.rel), e.Name())
+		old := &output{root: w.cfg.LogRoot, rel: rel, format: w.cfg.Format, open: w.cfg.openLog}
+		if err := old.openFile(false); err != nil {
+			return nil
+		}
+		return old
+	}
+	return nil
 }
 
 // finishRotated ends what an earlier process has left at the end of the log that

@@ -21,11 +21,8 @@ import (
 	"github.com/cri-logproxy/cri-logproxy/proxy/logmap"
 )
 
-// eraKubelet is in a hurry, and rotates whatever there is.
-var eraKubelet = kubelet.Options{
-	LogMaxSize: "4Ki", LogMaxFiles: 1000, LogMonitorInterval: 3 * time.Second,
-	MaxRestartPeriod: 3 * time.Second,
-}
+// eraKubelet rotates whatever there is.
+var eraKubelet = kubelet.Options{LogMaxSize: "4Ki", LogMaxFiles: 1000, LogMonitorInterval: 3 * time.Second}
 
 // stable is how long a pod must live to be thought of as stable. kubelet kills
 // one that it takes for changed within seconds.
@@ -63,15 +60,18 @@ func testEra(r *rig, era vmruntime.Era) {
 	never := r.add(VM{Name: "never", Restart: "Never", Boot: marked(ends, "never")})
 	failure := r.add(VM{Name: "failure", Restart: "OnFailure", Boot: marked(ends, "failure")})
 
-	first := host.awaitPod("runs", running).Container()
+	always.crashLoops() // at once: kubelet does not wait for anybody to look
+	always.remove()
 	never.succeeds()
 	failure.succeeds()
-	r.summary(host, era)
-	always.crashLoops()
-	always.remove()
 	failure.remove()
+	r.summary(host, era)
 	attempt := live.killedByProbe(alive)
 
+	first := host.awaitPod("runs", running).Container()
+	if first.RestartCount != 0 {
+		r.t.Errorf("host was restarted %d times", first.RestartCount)
+	}
 	second := live.awaitPod("runs", running).Container()
 	ended := never.awaitPod("is there", succeeded).Container()
 	logsGoOn := func(when string) { host.goesOn(0, when); live.goesOn(attempt, when) }
@@ -89,10 +89,11 @@ func testEra(r *rig, era vmruntime.Era) {
 	if end := never.awaitPod("is there", succeeded).Container().State.Terminated; !end.FinishedAt.Equal(ended.State.Terminated.FinishedAt) {
 		r.t.Errorf("never has ended anew: before %+v, after %+v", ended.State.Terminated, end)
 	}
+	r.await("host is old", func() (bool, error) { return time.Since(first.State.Running.StartedAt) > stable, nil })
+	r.must(r.Kubelet.Stop())
+	logsGoOn("without kubelet")
 	r.must(r.loseState())
 	logsGoOn("after the proxy's crash and the loss of its state")
-	r.await("host is stable", func() (bool, error) { return time.Since(first.State.Running.StartedAt) > stable, nil })
-	r.must(r.Kubelet.Stop())
 	host.ticks(0)
 	live.ticks(attempt)
 	r.must(r.Kubelet.Restart(r.ctx))
@@ -100,9 +101,9 @@ func testEra(r *rig, era vmruntime.Era) {
 	for _, v := range []*vm{host, live, never} {
 		v.remove()
 	}
-	r.must(os.Remove(alive))
-	r.nothingLeft()
+	host.leavesNoLog()
 	r.must(r.canariesLive())
+	r.collectGarbage()
 }
 
 // untouched checks that kubelet says of a container what it said before.

@@ -11,9 +11,13 @@ import (
 	"slices"
 	"strings"
 
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-logproxy/cri-logproxy/e2e/cluster/box"
 	"github.com/cri-logproxy/cri-logproxy/e2e/cluster/kubelet"
 	"github.com/cri-logproxy/cri-logproxy/e2e/guest"
 	"github.com/cri-logproxy/cri-logproxy/e2e/pod"
+	"github.com/cri-logproxy/cri-logproxy/e2e/vmruntime"
 )
 
 // vm is a VM that kubelet runs as a static pod.
@@ -127,4 +131,62 @@ func (v *vm) remove() {
 	v.t.Helper()
 	v.must(v.Kubelet.RemoveStaticPod(v.Name))
 	v.awaitPod("is deleted", func(p kubelet.Pod) bool { return p.Metadata.Name == "" })
+}
+
+// leavesNoLog waits until kubelet has deleted the logs of a VM that was running
+// when its pod was deleted, and the links to them.
+func (v *vm) leavesNoLog() {
+	v.t.Helper()
+	links := filepath.Join(v.Box.Path(box.ContainerLogs), v.name()+"_*")
+	v.await(v.Name+" leaves no log", func() (bool, error) {
+		var left []string
+		for _, pattern := range []string{filepath.Join(v.dir(), "*"), links} {
+			found, err := filepath.Glob(pattern)
+			if err != nil {
+				return false, err
+			}
+			left = append(left, found...)
+		}
+		return len(left) == 0, nil
+	})
+}
+
+// collectGarbage waits until kubelet has stopped all that is deleted, removes
+// what is left of it, as kubelet does once a minute, and checks that nothing is
+// left then.
+func (r *rig) collectGarbage() {
+	r.t.Helper()
+	client, err := vmruntime.Dial(r.Node.Socket, vmruntime.V1)
+	r.must(err)
+	defer client.Close()
+	var sandboxes *cri.ListPodSandboxResponse
+	r.await("all is stopped", func() (bool, error) {
+		if sandboxes, err = client.ListPodSandbox(r.ctx, &cri.ListPodSandboxRequest{}); err != nil {
+			return false, err
+		}
+		return !slices.ContainsFunc(sandboxes.Items, func(s *cri.PodSandbox) bool {
+			return s.State == cri.PodSandboxState_SANDBOX_READY
+		}), nil
+	})
+	r.Kubelet.Kill()
+	containers, err := client.ListContainers(r.ctx, &cri.ListContainersRequest{})
+	r.must(err)
+	for _, c := range containers.Containers {
+		if c.State != cri.ContainerState_CONTAINER_EXITED {
+			r.t.Errorf("container %s of a deleted pod is %v", c.Id, c.State)
+		}
+		_, err := client.RemoveContainer(r.ctx, &cri.RemoveContainerRequest{ContainerId: c.Id})
+		r.must(err)
+	}
+	for _, s := range sandboxes.Items {
+		_, err := client.RemovePodSandbox(r.ctx, &cri.RemovePodSandboxRequest{PodSandboxId: s.Id})
+		r.must(err)
+	}
+	domains, err := r.Node.Libvirt.Virsh(r.ctx, "list", "--all", "--name")
+	if err != nil || strings.TrimSpace(domains) != "" {
+		r.t.Errorf("domains that are left: %q, %v", domains, err)
+	}
+	if left, err := os.ReadDir(r.Node.RawLogs); err != nil || len(left) > 0 {
+		r.t.Errorf("raw logs that are left: %v, %v", left, err)
+	}
 }

@@ -48,8 +48,7 @@ type Options struct {
 	LogMaxFiles        int           // how many it keeps
 	LogMonitorInterval time.Duration // how often it looks; 3 s at the least
 
-	FeatureGates     []string      // to be on
-	MaxRestartPeriod time.Duration // the longest that it waits before it starts a container again; 0 for 5 min
+	FeatureGates []string // to be on
 }
 
 // Kubelet is a running kubelet.
@@ -90,7 +89,6 @@ func (k *Kubelet) configure() error {
 		"LogMaxFiles":        cmp.Or(k.o.LogMaxFiles, 5),
 		"LogMonitorInterval": cmp.Or(k.o.LogMonitorInterval, 10*time.Second),
 		"FeatureGates":       k.o.FeatureGates,
-		"MaxRestartPeriod":   k.o.MaxRestartPeriod,
 		"StaticPods":         "",
 	}
 	if k.o.Kubeconfig == "" {
