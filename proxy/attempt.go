@@ -81,16 +81,19 @@ var looks = map[string]bool{"ContainerStatus": true, "ListContainers": true, "Li
 func (s *Server) serve(c *call, handle func(*Server, *call) ([]byte, error)) (answer []byte, err error) {
 	s.runtime.awaitConnection(c.ctx) // or it is not known which repairs it needs
 	request := c.request
-	for range 3 {
-		began := s.began.Load()
+	for range 20 { // more do not begin within a few looks
+		step := s.step()
 		c.request = request
 		answer, err = s.serveOnce(c, handle)
-		if !looks[c.name] || s.began.Load() == began || !s.has(personality.Attempts) {
+		if !looks[c.name] || s.step() == step || !s.has(personality.Attempts) {
 			break
 		}
 	}
 	return answer, err
 }
+
+// step counts the steps by which attempts have begun.
+func (s *Server) step() uint64 { return s.logs.Steps() + s.hasStarted.Load() }
 
 func (s *Server) serveOnce(c *call, handle func(*Server, *call) ([]byte, error)) ([]byte, error) {
 	prototype := containerRequests[c.name]

@@ -70,7 +70,6 @@ func (s *Server) created(c *call, record logmap.Container) {
 		}
 	}
 	s.recorded(s.logs.PutContainer(record))
-	s.began.Add(1)
 	if record.Problem != "" {
 		glog.Errorf("container %s (%s/%s %s) gets no log: %s", record.ID, record.Namespace, record.Pod, record.Name, record.Problem)
 	} else {

@@ -138,8 +138,8 @@ func (s *Server) started(record logmap.Container, err error) {
 		}))
 	}
 	s.alive.add(record.ID)
+	s.hasStarted.Add(1) // first: see serve
 	s.starting.remove(record.ID)
-	s.began.Add(1)
 }
 
 // begin sets up the console of a VM that is about to start, or runs already,

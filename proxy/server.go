@@ -64,8 +64,8 @@ type Server struct {
 	others idSet // containers that are known not to be ours
 	alive  idSet // containers that this process has seen running, or started
 
-	starting idSet         // containers that StartContainer is under way for
-	began    atomic.Uint64 // counts the steps by which attempts begin
+	starting   idSet         // containers that StartContainer is under way for
+	hasStarted atomic.Uint64 // counts those for which it has ended
 
 	repairs atomic.Pointer[personality.Set] // for the runtime that is there now
 	ending  sync.Map                        // see endAttempts: ID of kubelet's ▸ *logmap.Attempt

@@ -37,6 +37,15 @@ func (m *Map) ByKubeletID(id string) (Container, bool) {
 	return Container{}, false
 }
 
+// Steps counts the steps by which attempts have begun: that a container is in
+// another one, or was started. Who has seen no step between two looks at a
+// record has seen the same attempt twice.
+func (m *Map) Steps() uint64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.steps
+}
+
 // Attempt returns an attempt that is over.
 func (m *Map) Attempt(id string) (Attempt, bool) {
 	m.mu.Lock()

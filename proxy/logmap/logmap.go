@@ -116,6 +116,7 @@ type Map struct {
 	containers map[string]Container
 	sandboxes  map[string]Sandbox
 	attempts   map[string]Attempt
+	steps      uint64
 }
 
 // InUseError says that another process has the state directory.
@@ -304,6 +305,9 @@ func (m *Map) changeContainer(id string, change func(c Container, known bool) *C
 	if changed == nil {
 		m.mu.Unlock()
 		return nil
+	}
+	if c.KnownAs() != changed.KnownAs() || c.Started != changed.Started {
+		m.steps++
 	}
 	m.containers[id] = *changed
 	written := m.writer.enqueue(m.containerFile(id), *changed)
