@@ -111,6 +111,9 @@ func (p *Proxy) Awaited() (bool, error) {
 		fds[0].Fd = int32(fd)
 		_, pollErr = unix.Poll(fds, 0)
 	})
+	if errors.Is(pollErr, unix.EINTR) {
+		return false, err // the next look will tell
+	}
 	return fds[0].Revents&unix.POLLIN != 0, errors.Join(err, pollErr)
 }
 
