@@ -19,7 +19,9 @@ import (
 var repairs = map[*personality.Repair]func(*rig, *fakeVirtlet) error{
 	personality.LogPath: func(r *rig, v *fakeVirtlet) error {
 		// A container that the proxy has not seen created, nor listed.
+		v.mu.Lock()
 		v.c = &runtimeapi.ContainerStatus{Id: virtletID, Metadata: &runtimeapi.ContainerMetadata{Name: "vm"}, Labels: podLabels("pod")}
+		v.mu.Unlock()
 		listNothing(r.backend)
 		return want(r.status(virtletID).LogPath, r.podLog("pod", "0.log"))
 	},
