@@ -229,9 +229,10 @@ func (s *Server) removePodSandbox(c *call) ([]byte, error) {
 	for _, record := range containers {
 		s.forget(c.ctx, record.ID)
 	}
-	s.forgetAttempts(req.PodSandboxId)
 	if _, ok := s.logs.Sandbox(req.PodSandboxId); ok {
 		s.forgetSandbox(c.ctx, req.PodSandboxId)
+	} else {
+		s.forgetAttempts(req.PodSandboxId)
 	}
 	return answer, err
 }

@@ -29,6 +29,9 @@ func (m *Map) attemptFile(id string) string {
 func (m *Map) ByKubeletID(id string) (Container, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if c, ok := m.containers[id]; ok && c.KnownAs() == id {
+		return c, true // nearly all are called as the runtime calls them
+	}
 	for _, c := range m.containers {
 		if c.KnownAs() == id {
 			return c, true
