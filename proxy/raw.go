@@ -54,22 +54,52 @@ func (s *Server) rawLogsBefore(ctx context.Context, old logmap.Container) []stri
 	if seen := s.converters.RawName(ctx, old.ID); seen != "" {
 		return []string{seen}
 	}
-	existing := make(chan string, len(old.RawLogs))
-	if err := s.onRawDisk(ctx, func(root *os.Root) error {
-		for _, name := range old.RawLogs {
-			if _, err := root.Lstat(name); err == nil {
-				existing <- name
+	var names []string
+	for _, f := range s.existingRaw(ctx, old) {
+		names = append(names, f.name)
+	}
+	return names
+}
+
+// lastWritten is when the raw log of a container was last written to, in Unix
+// nanoseconds; 0 if there is none.
+func (s *Server) lastWritten(ctx context.Context, record logmap.Container) int64 {
+	var last int64
+	for _, f := range s.existingRaw(ctx, record) {
+		last = max(last, f.info.ModTime().UnixNano())
+	}
+	return last
+}
+
+// rawFile is a file that is there, below the directory of the raw logs.
+type rawFile struct {
+	name string
+	info fs.FileInfo
+}
+
+// existingRaw are the files that have a name which the raw log of a container may
+// have; not all of them if the disk hangs.
+func (s *Server) existingRaw(ctx context.Context, record logmap.Container) []rawFile {
+	if s.rawRoot() == "" || len(record.RawLogs) == 0 {
+		return nil
+	}
+	found := make(chan rawFile, len(record.RawLogs)) // fn may go on after us
+	err := s.onRawDisk(ctx, func(root *os.Root) error {
+		for _, name := range record.RawLogs {
+			if info, err := root.Lstat(name); err == nil {
+				found <- rawFile{name, info}
 			}
 		}
 		return nil
-	}); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		glog.Errorf("look for the raw logs of container %s: %v", old.ID, err)
+	})
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		glog.Errorf("look for the raw logs of container %s: %v", record.ID, err)
 	}
-	var names []string
-	for len(existing) > 0 {
-		names = append(names, <-existing)
+	var files []rawFile
+	for len(found) > 0 {
+		files = append(files, <-found)
 	}
-	return names
+	return files
 }
 
 // discardRaw deletes the raw log of an attempt that is over, if the proxy has

@@ -2,9 +2,6 @@ package proxy
 
 import (
 	"context"
-	"errors"
-	"io/fs"
-	"os"
 	"slices"
 	"time"
 
@@ -119,28 +116,6 @@ func (s *Server) finishedAt(ctx context.Context, record *logmap.Container, start
 		record.FinishedAt = c.FinishedAt
 	}))
 	return record.FinishedAt
-}
-
-// lastWritten is when the raw log of a container was last written to, in Unix
-// nanoseconds; 0 if there is none.
-func (s *Server) lastWritten(ctx context.Context, record logmap.Container) int64 {
-	times := make(chan int64, len(record.RawLogs))
-	err := s.onRawDisk(ctx, func(root *os.Root) error {
-		for _, name := range record.RawLogs {
-			if fi, err := root.Lstat(name); err == nil {
-				times <- fi.ModTime().UnixNano()
-			}
-		}
-		return nil
-	})
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		glog.V(1).Infof("look when the raw log of container %s was written: %v", record.ID, err)
-	}
-	var last int64
-	for len(times) > 0 {
-		last = max(last, <-times)
-	}
-	return last
 }
 
 // listContainers answers for the attempts that are over as well, and selects
