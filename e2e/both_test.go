@@ -12,6 +12,7 @@ import (
 
 	"github.com/cri-logproxy/cri-logproxy/e2e/await"
 	"github.com/cri-logproxy/cri-logproxy/e2e/guest"
+	"github.com/cri-logproxy/cri-logproxy/e2e/internal/printed"
 	"github.com/cri-logproxy/cri-logproxy/e2e/libvirtd"
 	"github.com/cri-logproxy/cri-logproxy/e2e/node"
 	"github.com/cri-logproxy/cri-logproxy/e2e/pod"
@@ -152,7 +153,7 @@ func (r *rig) wantLogOf(raw string) {
 		want = strings.ReplaceAll(string(b), "\r\n", "\n")
 		return len(got) == len(want) || !strings.HasPrefix(want, got), err
 	})
-	if d := diff(got, want); d != "" {
+	if d := printed.Diff(got, want); d != "" {
 		r.t.Errorf("log of %s: %s (%v)", raw, d, err)
 	}
 }
@@ -198,7 +199,7 @@ func TestBothRotation(t *testing.T) {
 	vm.rotations(raw, 2)
 	whole := strings.Join(b.Text(), "\n") + "\n"
 	if got := vm.logs(); !strings.HasPrefix(whole, got) || len(got) < 5*size {
-		t.Errorf("%s", diff(got, whole))
+		t.Errorf("%s", printed.Diff(got, whole))
 	}
 	before := len(vm.logs())
 	r.KillProxy()
@@ -219,7 +220,7 @@ func TestBothRotation(t *testing.T) {
 		}
 	}
 	if gap < 0 || len(got) == len(whole) {
-		t.Errorf("the log is not the console with one gap: %s", diff(got, whole))
+		t.Errorf("the log is not the console with one gap: %s", printed.Diff(got, whole))
 	}
 	if !strings.Contains(said, "bytes of console output or more are missing here: ") {
 		t.Errorf("the log says %q", said)

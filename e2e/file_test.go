@@ -19,6 +19,7 @@ import (
 
 	"github.com/cri-logproxy/cri-logproxy/e2e/await"
 	"github.com/cri-logproxy/cri-logproxy/e2e/guest"
+	"github.com/cri-logproxy/cri-logproxy/e2e/internal/printed"
 	"github.com/cri-logproxy/cri-logproxy/e2e/node"
 	"github.com/cri-logproxy/cri-logproxy/e2e/vmruntime"
 )
@@ -33,17 +34,17 @@ func TestWholeLife(t *testing.T) {
 	f := r.follow()
 	r.must(<-f.done)
 	want := strings.Join(b.Text(), "\n") + "\n"
-	if d := diff(f.String(), want); d != "" {
+	if d := printed.Diff(f.String(), want); d != "" {
 		t.Errorf("followed: %s", d)
 	}
-	if d := diff(r.logs(), want); d != "" {
+	if d := printed.Diff(r.logs(), want); d != "" {
 		t.Errorf("read afterwards: %s", d)
 	}
 	record, err := r.Mapping(r.ID)
 	r.must(err)
 	raw, err := os.ReadFile(filepath.Join(r.RawLogs, record.RawLogs[0]))
 	r.must(err)
-	if d := diff(string(raw), string(b.Console())); d != "" {
+	if d := printed.Diff(string(raw), string(b.Console())); d != "" {
 		t.Errorf("raw log: %s", d)
 	}
 	r.must(r.Pod.Remove(r.ctx))
@@ -112,7 +113,7 @@ func TestProxyRestarts(t *testing.T) {
 			return err == nil, nil
 		}))
 	}
-	if d := diff(r.logs(), strings.Join(b.Text(), "\n")+"\n"); d != "" {
+	if d := printed.Diff(r.logs(), strings.Join(b.Text(), "\n")+"\n"); d != "" {
 		t.Error(d)
 	}
 }
@@ -158,7 +159,7 @@ func TestRotation(t *testing.T) {
 	}
 	r.must(<-f.done)
 	want := strings.Join(b.Text(), "\n") + "\n"
-	if d := diff(f.String(), want); d != "" {
+	if d := printed.Diff(f.String(), want); d != "" {
 		t.Errorf("followed: %s", d)
 	}
 	var all strings.Builder
@@ -173,7 +174,7 @@ func TestRotation(t *testing.T) {
 			all.WriteString(fields[3])
 		}
 	}
-	if d := diff(all.String(), want); d != "" {
+	if d := printed.Diff(all.String(), want); d != "" {
 		t.Errorf("all files together: %s", d)
 	}
 	record, err := r.Mapping(r.ID)
@@ -207,10 +208,10 @@ func TestNextAttempt(t *testing.T) {
 				r.boot(attempt, b)
 				f := r.follow()
 				r.must(<-f.done)
-				if d := diff(f.String(), want[attempt]); d != "" {
+				if d := printed.Diff(f.String(), want[attempt]); d != "" {
 					t.Errorf("attempt %d, followed: %s", attempt, d)
 				}
-				if d := diff(r.logs(), want[attempt]); d != "" {
+				if d := printed.Diff(r.logs(), want[attempt]); d != "" {
 					t.Errorf("attempt %d: %s", attempt, d)
 				}
 			}
@@ -315,7 +316,7 @@ func TestV1alpha2(t *testing.T) {
 	}))
 	var out bytes.Buffer
 	r.must(logs.ReadLogs(r.ctx, st.Status.LogPath, created.ContainerId, &logs.LogOptions{}, nil, &out, &out))
-	if d := diff(out.String(), strings.Join(b.Text(), "\n")+"\n"); d != "" {
+	if d := printed.Diff(out.String(), strings.Join(b.Text(), "\n")+"\n"); d != "" {
 		t.Error(d)
 	}
 }

@@ -15,6 +15,7 @@ import (
 
 	golibvirt "github.com/digitalocean/go-libvirt"
 
+	"github.com/cri-logproxy/cri-logproxy/e2e/internal/printed"
 	"github.com/cri-logproxy/cri-logproxy/e2e/libvirtd"
 	"github.com/cri-logproxy/cri-logproxy/libvirt"
 )
@@ -187,7 +188,7 @@ func TestLibvirtEdits(t *testing.T) {
 			}
 		}
 		edited := r.xml()
-		if d := diff(withoutConsole(edited), withoutConsole(before)); d != "" {
+		if d := printed.Diff(withoutConsole(edited), withoutConsole(before)); d != "" {
 			t.Errorf("step %d: something else has changed: %s", i, d)
 		}
 		if mirror := consoleElement.FindString(edited); !strings.HasPrefix(mirror, "<console type='"+step.want.Type+"'>") ||
@@ -262,7 +263,7 @@ func TestLibvirtRunning(t *testing.T) {
 			t.Errorf("%s: %+v, %v", console, s, err)
 		}
 	}
-	if d := diff(r.xml(), before); d != "" {
+	if d := printed.Diff(r.xml(), before); d != "" {
 		t.Error(d)
 	}
 	if _, err := os.Stat(r.log); err != nil {

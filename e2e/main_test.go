@@ -9,12 +9,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/cri-logproxy/cri-logproxy/e2e/await"
 	"github.com/cri-logproxy/cri-logproxy/e2e/guest"
+	"github.com/cri-logproxy/cri-logproxy/e2e/internal/printed"
 	"github.com/cri-logproxy/cri-logproxy/e2e/node"
 	"github.com/cri-logproxy/cri-logproxy/e2e/pod"
 )
@@ -52,7 +52,7 @@ type rig struct {
 	*pod.Pod
 	t   *testing.T
 	ctx context.Context
-	log *buffer
+	log *printed.Buffer
 }
 
 // newNode starts a node. At the end the test fails if the proxy has complained
@@ -62,7 +62,7 @@ func newNode(t *testing.T, o node.Options) *rig {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	t.Cleanup(cancel)
-	r := &rig{t: t, ctx: ctx, log: &buffer{}}
+	r := &rig{t: t, ctx: ctx, log: &printed.Buffer{}}
 	o.Proxy, o.ProxyLog = proxyBinary, r.log
 	o.ProxyArgs = append(o.ProxyArgs, "-v=2")
 	var err error
@@ -151,37 +151,6 @@ func (r *rig) wait(f *follower, text string) {
 
 // follower is the terminal of `kubectl logs -f`.
 type follower struct {
-	buffer
+	printed.Buffer
 	done chan error
-}
-
-// buffer collects what somebody else writes.
-type buffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *buffer) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(b)
-}
-
-func (l *buffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
-// diff shows where two texts part.
-func diff(got, want string) string {
-	if got == want {
-		return ""
-	}
-	i := 0
-	for i < min(len(got), len(want)) && got[i] == want[i] {
-		i++
-	}
-	cut := func(s string) string { return s[max(0, i-40):min(len(s), i+80)] }
-	return fmt.Sprintf("at byte %d (of %d, want %d):\n got …%q\nwant …%q", i, len(got), len(want), cut(got), cut(want))
 }

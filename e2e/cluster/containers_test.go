@@ -14,6 +14,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-logproxy/cri-logproxy/e2e/cluster/containers"
+	"github.com/cri-logproxy/cri-logproxy/e2e/internal/printed"
 	"github.com/cri-logproxy/cri-logproxy/e2e/node"
 	"github.com/cri-logproxy/cri-logproxy/e2e/pod"
 )
@@ -206,14 +207,14 @@ func (r *containersRig) end() {
 	for i := 0; all.Len() < len(text)+len(followed); i++ {
 		all.WriteString(tick(i))
 	}
-	if d := diff(text, all.String()[:len(text)]); d != "" {
+	if d := printed.Diff(text, all.String()[:len(text)]); d != "" {
 		r.t.Errorf("all files together: %s", d)
 	}
 	// kubelet may have rotated the log before it was followed.
 	first, _, _ := strings.Cut(followed, "\n")
 	_, want, _ := strings.Cut("\n"+all.String(), "\n"+first+"\n")
 	want = (first + "\n" + want)[:len(followed)]
-	if d := diff(followed, want); d != "" {
+	if d := printed.Diff(followed, want); d != "" {
 		r.t.Errorf("followed: %s", d)
 	}
 	restarts := "-o=jsonpath={.items[*].status.containerStatuses[*].restartCount}"

@@ -15,6 +15,7 @@ import (
 	"github.com/cri-logproxy/cri-logproxy/e2e/cluster/box"
 	"github.com/cri-logproxy/cri-logproxy/e2e/cluster/kubelet"
 	"github.com/cri-logproxy/cri-logproxy/e2e/guest"
+	"github.com/cri-logproxy/cri-logproxy/e2e/internal/printed"
 	"github.com/cri-logproxy/cri-logproxy/e2e/node"
 	"github.com/cri-logproxy/cri-logproxy/e2e/pod"
 	"github.com/cri-logproxy/cri-logproxy/e2e/vmruntime"
@@ -128,7 +129,7 @@ func plausible(end *kubelet.Terminated) bool {
 func (v *vm) succeeds() {
 	v.t.Helper()
 	p := v.awaitPod("succeeds", succeeded)
-	if d := diff(v.text(0), v.whole()); d != "" {
+	if d := printed.Diff(v.text(0), v.whole()); d != "" {
 		v.t.Errorf("%s: %s", v.Name, d)
 	}
 	c := p.Container()
@@ -190,10 +191,10 @@ func (v *vm) nthRun(n int, p kubelet.Pod) (ok bool, err error) {
 		return false, fmt.Errorf("the last state is %+v", end)
 	}
 	// Each of these records is a line.
-	if d := diff(previous, strings.ReplaceAll(string(file), " stdout F ", " ")); d != "" {
+	if d := printed.Diff(previous, strings.ReplaceAll(string(file), " stdout F ", " ")); d != "" {
 		return false, fmt.Errorf("--previous: %s", d)
 	}
-	if d := diff(v.text(n-1), v.whole()); d != "" {
+	if d := printed.Diff(v.text(n-1), v.whole()); d != "" {
 		return false, fmt.Errorf("the log before: %s", d)
 	}
 	return true, nil

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/cri-logproxy/cri-logproxy/e2e/guest"
+	"github.com/cri-logproxy/cri-logproxy/e2e/internal/printed"
 	"github.com/cri-logproxy/cri-logproxy/e2e/node"
 	"github.com/cri-logproxy/cri-logproxy/e2e/vmruntime"
 )
@@ -103,7 +104,7 @@ func TestKubectl(t *testing.T) {
 	}
 	got = strings.Replace(got, guest.LoginPrompt, "", 1) // it comes somewhere between the first ticks
 	if !strings.HasPrefix(want, got) {
-		t.Errorf("followed: %s", diff(got, want))
+		t.Errorf("followed: %s", printed.Diff(got, want))
 	}
 	r.nothingLeft()
 }
@@ -119,7 +120,7 @@ func (r *rig) consecutive(b guest.Boot, lines string, n int) {
 	for i := range n {
 		want.WriteString(b.TickLine(first+i) + "\n")
 	}
-	if d := diff(lines, want.String()); d != "" {
+	if d := printed.Diff(lines, want.String()); d != "" {
 		r.t.Error(d)
 	}
 }
@@ -141,7 +142,7 @@ func (r *rig) kubectl(args ...string) string {
 
 // follower is what a kubectl that goes on has printed, `kubectl logs -f` for one.
 type follower struct {
-	buffer
+	printed.Buffer
 	name string
 	done chan error
 }

@@ -15,12 +15,12 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/cri-logproxy/cri-logproxy/e2e/await"
 	"github.com/cri-logproxy/cri-logproxy/e2e/cluster/box"
+	"github.com/cri-logproxy/cri-logproxy/e2e/internal/printed"
 	"github.com/cri-logproxy/cri-logproxy/e2e/pod"
 )
 
@@ -69,7 +69,7 @@ func newRig(t *testing.T, o Options) *rig {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	t.Cleanup(cancel)
-	log := &buffer{}
+	log := &printed.Buffer{}
 	o.Node.Proxy, o.Node.ProxyLog = proxyBinary, log
 	o.Node.ProxyArgs = append(o.Node.ProxyArgs, "-v=2")
 	o.Progress = testLog{t}
@@ -188,35 +188,4 @@ type testLog struct{ t *testing.T }
 func (l testLog) Write(b []byte) (int, error) {
 	l.t.Log(strings.TrimSuffix(string(b), "\n"))
 	return len(b), nil
-}
-
-// buffer collects what somebody else writes.
-type buffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *buffer) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(b)
-}
-
-func (l *buffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
-// diff shows where two texts part.
-func diff(got, want string) string {
-	if got == want {
-		return ""
-	}
-	i := 0
-	for i < min(len(got), len(want)) && got[i] == want[i] {
-		i++
-	}
-	cut := func(s string) string { return s[max(0, i-40):min(len(s), i+80)] }
-	return fmt.Sprintf("at byte %d (of %d, want %d):\n got …%q\nwant …%q", i, len(got), len(want), cut(got), cut(want))
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/cri-logproxy/cri-logproxy/e2e/cluster/kubelet"
 	"github.com/cri-logproxy/cri-logproxy/e2e/guest"
+	"github.com/cri-logproxy/cri-logproxy/e2e/internal/printed"
 )
 
 // TestRestarts ends each part of a node under a VM that writes on, and starts it
@@ -56,7 +57,7 @@ func TestRestarts(t *testing.T) {
 		want += b.TickLine(i) + "\n"
 	}
 	if !strings.HasPrefix(want, got) {
-		t.Error(diff(got, want))
+		t.Error(printed.Diff(got, want))
 	}
 	r.must(r.Kubelet.RemoveStaticPod("restarts"))
 	r.nothingLeft()

@@ -14,6 +14,7 @@ import (
 	"github.com/cri-logproxy/cri-logproxy/e2e/cluster/box"
 	"github.com/cri-logproxy/cri-logproxy/e2e/cluster/kubelet"
 	"github.com/cri-logproxy/cri-logproxy/e2e/guest"
+	"github.com/cri-logproxy/cri-logproxy/e2e/internal/printed"
 	"github.com/cri-logproxy/cri-logproxy/e2e/pod"
 )
 
@@ -57,7 +58,7 @@ func TestStandalone(t *testing.T) {
 	// From now on, nothing may come that was not there when kubelet heard EXITED.
 	dir := r.logDir(name, p.Metadata.UID)
 	text, files := r.log(dir)
-	if d := diff(text, want); d != "" {
+	if d := printed.Diff(text, want); d != "" {
 		t.Errorf("all files together: %s", d)
 	}
 	// A reader that lags behind two rotations misses the file between, or begins to

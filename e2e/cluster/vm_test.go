@@ -16,6 +16,7 @@ import (
 	"github.com/cri-logproxy/cri-logproxy/e2e/cluster/box"
 	"github.com/cri-logproxy/cri-logproxy/e2e/cluster/kubelet"
 	"github.com/cri-logproxy/cri-logproxy/e2e/guest"
+	"github.com/cri-logproxy/cri-logproxy/e2e/internal/printed"
 	"github.com/cri-logproxy/cri-logproxy/e2e/pod"
 	"github.com/cri-logproxy/cri-logproxy/e2e/vmruntime"
 )
@@ -91,7 +92,7 @@ func (v *vm) ticks(attempt int) {
 		want += v.Boot.TickLine(i) + "\n"
 	}
 	if !strings.HasPrefix(want, got) {
-		v.t.Errorf("%s: %s", v.Name, diff(got, want))
+		v.t.Errorf("%s: %s", v.Name, printed.Diff(got, want))
 	}
 }
 

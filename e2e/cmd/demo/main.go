@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/cri-logproxy/cri-logproxy/e2e/internal/printed"
 	"github.com/cri-logproxy/cri-logproxy/e2e/need"
 	"github.com/cri-logproxy/cri-logproxy/e2e/node"
 	"github.com/cri-logproxy/cri-logproxy/proxy/logmap"
@@ -89,7 +90,7 @@ func (d *demo) detail(format string, args ...any) {
 
 // onNode starts a node for a story, and cleans up after it.
 func (d *demo) onNode(ctx context.Context, o node.Options, story func(*node.Node) error) (err error) {
-	var proxyLog lockedBuffer
+	var proxyLog printed.Buffer
 	o.Proxy, o.ProxyArgs, o.ProxyLog = d.proxy, []string{"-v=1"}, &proxyLog
 	n, err := node.Start(ctx, o)
 	if err != nil {

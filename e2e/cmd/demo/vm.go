@@ -11,6 +11,7 @@ import (
 
 	"github.com/cri-logproxy/cri-logproxy/e2e/await"
 	"github.com/cri-logproxy/cri-logproxy/e2e/guest"
+	"github.com/cri-logproxy/cri-logproxy/e2e/internal/printed"
 	"github.com/cri-logproxy/cri-logproxy/e2e/node"
 	"github.com/cri-logproxy/cri-logproxy/e2e/pod"
 )
@@ -72,7 +73,7 @@ func remove(ctx context.Context, p *pod.Pod, f files) error {
 
 // reader is kubelet's log reader, following the log of a VM.
 type reader struct {
-	text  lockedBuffer // what it has shown of the VM's output
+	text  printed.Buffer // what it has shown of the VM's output
 	ended chan error
 }
 
