@@ -61,7 +61,7 @@ func (w *worker) reclaim() {
 	g.punched = limit
 	if err != nil {
 		g.punched = 1 << 62 // not for this file
-		glog.V(1).Infof("container %s: the raw log's disk space cannot be given back: %v", w.id, err)
+		glog.Errorf("container %s: the space of its raw log cannot be given back, so that it grows: %v; have raw logs on a file system that can, such as ext4, XFS or tmpfs", w.id, err)
 	}
 }
 

@@ -47,7 +47,7 @@ var foreign = map[string][]string{
 	"systemctl": {"--now", "--quiet"},
 	"git":       {"--tags", "--match", "--dirty", "--date", "--format"},
 	"nfpm":      {"--config", "--packager", "--target"},
-	"dpkg":      {"--purge", "--remove"},
+	"dpkg":      {"--purge", "--remove", "--force-confold"},
 }
 
 // TestFlags checks that every flag which is named here is one of ours, as --help

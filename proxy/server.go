@@ -140,7 +140,7 @@ func (s *Server) stop() {
 	select {
 	case <-graceful:
 	case <-time.After(stopTimeout):
-		glog.V(1).Infof("cutting off the calls that have not finished within %v", stopTimeout)
+		glog.Warningf("cutting off the calls that have not finished within %v: their callers get Unavailable", stopTimeout)
 		s.grpc.Stop()
 		<-graceful
 	}

@@ -23,8 +23,8 @@ import (
 const consoleHelp = `Usage: cri-logproxy console [flags] CONTAINER
 
 console puts this terminal on the console of a VM on this node, by running
-virsh console. CONTAINER is the ID of its container, the beginning of one, or
-namespace/pod. The key ^] leaves the console; the VM goes on.
+virsh console. CONTAINER is the ID of its container, the beginning of one,
+namespace/pod or namespace/pod/container. The key ^] leaves the console; the VM goes on.
 
 It needs mode pty or both: what is the console of a VM in mode file is written
 to a file only.
@@ -50,7 +50,7 @@ func console(args []string, out io.Writer) error {
 		return usageError{fmt.Errorf("console: %w", err)}
 	}
 	if fs.NArg() != 1 || fs.Arg(0) == "" {
-		return usageError{errors.New("console: want one CONTAINER: an ID, the beginning of one, or namespace/pod")}
+		return usageError{errors.New("console: want one CONTAINER, behind the flags: an ID, the beginning of one, namespace/pod or namespace/pod/container")}
 	}
 	socket, err := parseLibvirtSocket(*libvirtSocket)
 	if err != nil {

@@ -34,7 +34,7 @@ type options struct {
 }
 
 const helpHead = `Usage: cri-logproxy [serve] [flags]
-       cri-logproxy console [--force] CONTAINER
+       cri-logproxy console [flags] CONTAINER    (console --help has more)
        cri-logproxy version
 
 cri-logproxy stands between kubelet and a CRI runtime of virtual machines
@@ -50,13 +50,13 @@ Flags:
 `
 
 const helpTail = `
-Exit codes: 0 stopped by a signal, 1 failure, 2 wrong command line.
+Exit codes: 0 stopped by SIGTERM or SIGINT, 1 failure, 2 wrong command line.
 `
 
 // glogFlags are the flags of glog that are of use here.
 var glogFlags = []struct{ name, usage string }{
 	{"v", "`level` of detail in our own log: 1 lifecycle, 2 rotation"},
-	{"vmodule", "the same for single source files: `pattern=level`,…"},
+	{"vmodule", "-v for single source files: `pattern=level`,…"},
 	{"logtostderr", "log to standard error; false: to files in --log_dir"},
 	{"log_dir", "`directory` for our own log, with --logtostderr=false"},
 }
@@ -70,16 +70,16 @@ func parseFlags(args []string, out io.Writer) (*options, error) {
 	listen := fs.String("listen", "unix:///run/cri-logproxy/cri-logproxy.sock", "unix socket that kubelet calls, as `unix:///path` or /path")
 	runtimeEndpoint := fs.String("runtime-endpoint", "unix:///run/virtlet.sock", "unix socket of the runtime, as `unix:///path` or /path")
 	location := fs.String("vm-log-location", os.Getenv(locationEnv), "where the runtime puts VM consoles, as Virtlet reads it: a `directory` as the runtime sees it,\nor \"pty\" or \"\" if consoles are ptys; default: $"+locationEnv)
-	logMode := fs.String("log-mode", "", "where VM consoles go: `file` (kubectl logs), pty (virsh console) or both;\nthe annotation "+proxy.LogModeAnnotation+" on a pod overrides it;\ndefault: as --vm-log-location says, file or pty")
-	intercept := fs.String("intercept", "all", "which pods are VMs: `all`, or annotation: those with the annotation\n"+proxy.TargetRuntimeAnnotation+"=virtlet.cloud; all others pass untouched")
+	logMode := fs.String("log-mode", "", "where VM consoles go, a `mode`: file (kubectl logs), pty (virsh console) or both;\nthe annotation "+proxy.LogModeAnnotation+" on a pod overrides it;\ndefault: as --vm-log-location says, file or pty")
+	intercept := fs.String("intercept", "all", "which `pods` are VMs: all, or annotation: those with the annotation\n"+proxy.TargetRuntimeAnnotation+"=virtlet.cloud or virtlet; all others pass untouched")
 	libvirtSocket := fs.String("libvirt-socket", "", libvirtSocketUsage)
-	personalityChoice := fs.String("personality", "auto", "whose answers are repaired where kubelet would misunderstand them: auto, none or virtlet,\nand which `repairs` not: auto,-stats,-attempts; there are\n"+personality.Set(personality.All).String())
-	vmLogDir := fs.String("vm-log-dir", "", "the same `directory` as this host sees it; default: the same path")
+	personalityChoice := fs.String("personality", "auto", "whose answers are repaired where kubelet would misunderstand them: auto, virtlet, or none\n(but log-path), and which `repairs` not: auto,-stats,-attempts; there are\n"+personality.Set(personality.All).String())
+	vmLogDir := fs.String("vm-log-dir", "", "the `directory` of --vm-log-location as this host sees it; default: the same path")
 	podLogsDir := fs.String("pod-logs-dir", "/var/log/pods", "kubelet's podLogsDir; no log outside this `directory` is written")
 	stateDir := fs.String("state-dir", defaultStateDir, "`directory` for what must survive a restart: which raw log feeds which container log")
-	format := fs.String("log-format", "cri", "format of new container logs: `cri` (every byte as it was) or json (Docker's)")
+	format := fs.String("log-format", "cri", "`format` of new container logs: cri (every byte as it was) or json (Docker's)")
 	rawRetain := size(converter.DefaultRawRetain)
-	fs.Var(&rawRetain, "raw-retain", "how much converted output stays in a raw log; older is given back to the disk: `size`, or off to keep all")
+	fs.Var(&rawRetain, "raw-retain", "how much converted output stays in a raw log; older is given back to the disk:\na `size` in KiB, MiB or GiB, or off to keep all")
 	for _, g := range glogFlags {
 		fs.Var(flag.Lookup(g.name).Value, g.name, g.usage)
 	}
@@ -140,6 +140,9 @@ func parseFlags(args []string, out io.Writer) (*options, error) {
 			return nil, usageError{fmt.Errorf("--%s=%q: want an absolute path", dir.flag, *dir.path)}
 		}
 		*dir.path = filepath.Clean(*dir.path)
+	}
+	if rel, err := filepath.Rel(o.proxy.PodLogsDir, o.proxy.VMLogDir); o.proxy.VMLogDir != "" && err == nil && filepath.IsLocal(rel) {
+		return nil, usageError{fmt.Errorf("the raw logs in %s would be in --pod-logs-dir %s, where kubelet deletes what it does not know: give them a directory of their own", o.proxy.VMLogDir, o.proxy.PodLogsDir)}
 	}
 	if o.proxy.LogMode, err = parseLogMode(*logMode, o.proxy.VMLogLocation); err != nil {
 		return nil, usageError{fmt.Errorf("--log-mode: %w", err)}

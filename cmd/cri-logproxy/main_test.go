@@ -78,6 +78,7 @@ func TestWrongCommandLine(t *testing.T) {
 		{[]string{"--listen=/run/a.sock", "--runtime-endpoint=unix:///run/a.sock"}, "it would call itself"},
 		{[]string{"--vm-log-location=vms"}, "want an absolute path"},
 		{[]string{"--vm-log-location=pty", "--vm-log-dir=/var/log/vms"}, "leave --vm-log-dir out"},
+		{[]string{"--vm-log-location=/var/log/vms", "--vm-log-dir=/var/log/pods/vms"}, "where kubelet deletes what it does not know"},
 		{[]string{"--pod-logs-dir="}, "want an absolute path"},
 		{[]string{"--state-dir=state"}, "want an absolute path"},
 		{[]string{"--log-format=text"}, "want cri or json"},

@@ -81,7 +81,7 @@ func wantDir(path, remedy string) {
 		err = fmt.Errorf("%s is not a directory", path)
 	}
 	if err != nil {
-		glog.Errorf("%v: there will be no logs; %s", err, remedy)
+		glog.Errorf("%v: no VM gets a log until it is there; %s", err, remedy)
 	}
 }
 
@@ -99,10 +99,10 @@ func listenAndServe(ctx context.Context, o *options, logs *logmap.Map, converter
 	if o.proxy.VMLogLocation == "" {
 		glog.Infof("consoles are ptys (--vm-log-location and $%s are empty or \"pty\"): virsh console works, kubectl logs says so", locationEnv)
 	} else {
-		glog.Infof("log mode %s: converting the consoles in %s (%s to the runtime) to %s", o.proxy.LogMode, o.proxy.VMLogDir, o.proxy.VMLogLocation, o.proxy.PodLogsDir)
+		glog.Infof("log mode %s, unless a pod says otherwise: converting the consoles in %s (%s to the runtime) to %s", o.proxy.LogMode, o.proxy.VMLogDir, o.proxy.VMLogLocation, o.proxy.PodLogsDir)
 		wantDir(o.proxy.VMLogDir, "set --vm-log-dir to where this host sees the runtime's "+o.proxy.VMLogLocation)
 	}
-	wantDir(o.proxy.PodLogsDir, "set --pod-logs-dir to kubelet's podLogsDir")
+	wantDir(o.proxy.PodLogsDir, "kubelet makes it when it starts; if it has another podLogsDir, set --pod-logs-dir to that")
 	serving := fmt.Sprintf("serving at %s for the runtime at %s", path, o.proxy.RuntimeSocket)
 	glog.Info(serving)
 	l = whenReady(l, func() { notifyReady(serving) })
