@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	"github.com/golang/glog"
 	"google.golang.org/grpc/codes"
@@ -76,24 +77,25 @@ func (s *Server) who(ctx context.Context, id string) who {
 // looks are the calls that tell of attempts and change nothing.
 var looks = map[string]bool{"ContainerStatus": true, "ListContainers": true, "ListContainerStats": true, "PodSandboxStatus": true}
 
+// lookFor is how long a look is taken again. Where attempts begin all the time,
+// and the runtime is slow, it must end, too.
+const lookFor = time.Second
+
 // serve answers a call that is ours, or mended. What was asked for while an
 // attempt began is asked for again: it may be of the attempt before.
 func (s *Server) serve(c *call, handle func(*Server, *call) ([]byte, error)) (answer []byte, err error) {
 	s.runtime.awaitConnection(c.ctx) // or it is not known which repairs it needs
 	request := c.request
-	for range 20 { // more do not begin within a few looks
-		step := s.step()
+	begun := time.Now()
+	for {
+		step := s.logs.Steps()
 		c.request = request
 		answer, err = s.serveOnce(c, handle)
-		if !looks[c.name] || s.step() == step || !s.has(personality.Attempts) {
-			break
+		if !looks[c.name] || s.logs.Steps() == step || !s.has(personality.Attempts) || time.Since(begun) > lookFor {
+			return answer, err
 		}
 	}
-	return answer, err
 }
-
-// step counts the steps by which attempts have begun.
-func (s *Server) step() uint64 { return s.logs.Steps() + s.hasStarted.Load() }
 
 func (s *Server) serveOnce(c *call, handle func(*Server, *call) ([]byte, error)) ([]byte, error) {
 	prototype := containerRequests[c.name]

@@ -127,8 +127,8 @@ func (s *Server) lastStatus(ctx context.Context, old logmap.Container) *runtimea
 	st.LogPath = s.answeredLogPath(st)
 	s.repairStatus(ctx, st)
 	st.Id = old.KnownAs()
-	if !old.Started {
-		return st // CREATED: it never ran
+	if !old.Started || old.Starting {
+		return st // CREATED: it never ran, as far as anybody knows
 	}
 	st.State = runtimeapi.ContainerState_CONTAINER_EXITED // it is about to be
 	if st.FinishedAt == 0 {

@@ -25,8 +25,7 @@ func TestForgetAll(t *testing.T) {
 	if err := logs.PutContainer(logmap.Container{ID: "c"}); err != nil {
 		t.Fatal(err)
 	}
-	s.starting.add("c")
-	s.started(logmap.Container{ID: "c"}, nil)
+	s.started(t.Context(), logmap.Container{ID: "c"}, nil)
 	s.forget(t.Context(), "c")
 	for name, set := range map[string]*idSet{"alive": &s.alive, "starting": &s.starting, "others": &s.others} {
 		if left := set.all(); len(left) > 0 {

@@ -107,8 +107,8 @@ func TestHostileClients(t *testing.T) {
 		stopsInTime(t, r)
 	})
 	nothingLeft()
-	// And who the runtime is.
-	if s := logged(); strings.Count(s, "\n") != 2 || !strings.Contains(s, "StartContainer: the request cannot be parsed") {
+	// And who the runtime is, and that they were cut off.
+	if s := logged(); strings.Count(s, "\n") != 3 || !strings.Contains(s, "StartContainer: the request cannot be parsed") {
 		t.Errorf("this is logged: %.2000s", s)
 	}
 }

@@ -113,6 +113,8 @@ func (s *Server) startContainer(c *call) ([]byte, error) {
 		return c.forward(c.request)
 	}
 	s.starting.add(record.ID)
+	defer s.starting.remove(record.ID)
+	record.Starting = true
 	record = s.begin(c.ctx, record)
 	answer, err := c.forward(c.request)
 	switch {
@@ -121,25 +123,39 @@ func (s *Server) startContainer(c *call) ([]byte, error) {
 	case c.ctx.Err() == nil && blamesLog(record, err) && s.unlog(c.ctx, record, err):
 		answer, err = c.forward(c.request)
 	}
-	s.started(record, err)
+	s.started(c.ctx, record, err)
 	return answer, err
 }
 
 // started notes how StartContainer ended.
-func (s *Server) started(record logmap.Container, err error) {
+func (s *Server) started(ctx context.Context, record logmap.Container, err error) {
 	stopped := record.Stopped && err != nil || s.has(personality.StoppedDisk) && personality.IsDiskGone(err)
-	failed := err != nil && s.has(personality.FinishedAt)
-	if stopped != record.Stopped || failed {
-		s.recorded(s.logs.ChangeContainer(record.ID, func(c *logmap.Container) {
+	known := err == nil || hasFailed(ctx, err)
+	s.recorded(s.logs.ChangeContainer(record.ID, func(c *logmap.Container) {
+		if c.Attempt != record.Attempt {
+			return
+		}
+		if stopped != record.Stopped {
 			c.Stopped = stopped
-			if failed {
-				c.StartError, c.FinishedAt = err.Error(), time.Now().UnixNano()
-			}
-		}))
+		}
+		c.Starting = c.Starting && !known
+		if err != nil && known && s.has(personality.FinishedAt) {
+			c.StartError, c.FinishedAt = err.Error(), time.Now().UnixNano()
+		}
+	}))
+	if known {
+		s.alive.add(record.ID)
 	}
-	s.alive.add(record.ID)
-	s.hasStarted.Add(1) // first: see serve
-	s.starting.remove(record.ID)
+}
+
+// hasFailed says that an error of StartContainer's is the runtime's answer. Else
+// the VM may start all the same, or the runtime may not have heard of it.
+func hasFailed(ctx context.Context, err error) bool {
+	switch status.Code(err) {
+	case codes.Unavailable, codes.Canceled, codes.DeadlineExceeded:
+		return false
+	}
+	return ctx.Err() == nil
 }
 
 // begin sets up the console of a VM that is about to start, or runs already,
@@ -147,7 +163,12 @@ func (s *Server) started(record logmap.Container, err error) {
 func (s *Server) begin(ctx context.Context, record logmap.Container) logmap.Container {
 	s.fitConsole(ctx, &record)
 	record.Started, record.FinishedAt, record.StartError = true, 0, ""
-	s.recorded(s.logs.ChangeContainer(record.ID, func(c *logmap.Container) { *c = record }))
+	s.recorded(s.logs.ChangeContainer(record.ID, func(c *logmap.Container) {
+		if c.Attempt == record.Attempt { // libvirt may have taken its time
+			record.Stopped = c.Stopped
+			*c = record
+		}
+	}))
 	s.convert(ctx, record)
 	return record
 }

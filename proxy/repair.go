@@ -33,9 +33,13 @@ func (s *Server) repairStatus(ctx context.Context, st *runtimeapi.ContainerStatu
 	if a, ok := s.ending.Load(record.KnownAs()); ok && proto.Unmarshal(a.(*logmap.Attempt).Status, st) == nil {
 		return true
 	}
+	isRunning := st.State == runtimeapi.ContainerState_CONTAINER_RUNNING
+	if record.Starting && isRunning && !s.starting.has(record.ID) { // so that is how it has ended
+		record.Starting = false
+		s.recorded(s.logs.ChangeContainer(record.ID, func(c *logmap.Container) { c.Starting = c.Starting && c.Attempt != record.Attempt }))
+	}
 	// What the runtime says may still be of the attempt before.
-	pending := record.KubeletID != "" &&
-		(!record.Started || st.State != runtimeapi.ContainerState_CONTAINER_RUNNING && s.starting.has(record.ID))
+	pending := record.KubeletID != "" && (!record.Started || record.Starting && !isRunning)
 	if s.has(personality.FinishedAt) && !pending {
 		s.repairEnd(ctx, &record, st)
 		changed = true
@@ -136,7 +140,10 @@ func (s *Server) listContainers(c *call) ([]byte, error) {
 // listed are the containers that match a filter, as kubelet sees them.
 func (s *Server) listed(ctx context.Context, filter *runtimeapi.ContainerFilter) ([]*runtimeapi.Container, error) {
 	var resp runtimeapi.ListContainersResponse
-	w := s.who(ctx, filter.GetId())
+	var w who
+	if filter.GetId() != "" {
+		w = s.who(ctx, filter.GetId())
+	}
 	if filter.GetId() == "" || w.id != "" {
 		err := s.ask(ctx, "ListContainers", &runtimeapi.ListContainersRequest{Filter: &runtimeapi.ContainerFilter{
 			Id: w.id, PodSandboxId: filter.GetPodSandboxId(), LabelSelector: filter.GetLabelSelector(),

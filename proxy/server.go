@@ -64,8 +64,7 @@ type Server struct {
 	others idSet // containers that are known not to be ours
 	alive  idSet // containers that this process has seen running, or started
 
-	starting   idSet         // containers that StartContainer is under way for
-	hasStarted atomic.Uint64 // counts those for which it has ended
+	starting idSet // containers that StartContainer is under way for
 
 	repairs atomic.Pointer[personality.Set] // for the runtime that is there now
 	ending  sync.Map                        // see endAttempts: ID of kubelet's ▸ *logmap.Attempt
@@ -140,7 +139,7 @@ func (s *Server) stop() {
 	select {
 	case <-graceful:
 	case <-time.After(stopTimeout):
-		glog.Warningf("cutting off the calls that have not finished within %v: their callers get Unavailable", stopTimeout)
+		glog.Infof("cutting off the calls and streams that have not finished within %v: their clients get Unavailable", stopTimeout)
 		s.grpc.Stop()
 		<-graceful
 	}

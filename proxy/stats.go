@@ -25,7 +25,11 @@ func (s *Server) listContainerStats(c *call) ([]byte, error) {
 		return nil, err
 	}
 	if filter.GetId() != "" {
-		filter.Id = s.who(c.ctx, filter.Id).id
+		w := s.who(c.ctx, filter.Id)
+		if w.ended != nil || w.gone {
+			return nil, nil
+		}
+		filter.Id = w.id
 	}
 	var resp runtimeapi.ListContainerStatsResponse
 	allErr := s.ask(outgoing(c.ctx), "ListContainerStats", &req, &resp)

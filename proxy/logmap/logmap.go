@@ -81,6 +81,9 @@ type Container struct {
 	Notice string `json:"notice,omitempty"`
 	// Started says that StartContainer was called for this attempt.
 	Started bool `json:"started,omitempty"`
+	// Starting says that nobody knows yet how StartContainer has ended: it is
+	// under way, or its answer was lost.
+	Starting bool `json:"starting,omitempty"`
 	// Stopped says that StopContainer was called since, or has left the runtime's
 	// container in a state that the next attempt cannot start from.
 	Stopped bool `json:"stopped,omitempty"`
@@ -306,7 +309,7 @@ func (m *Map) changeContainer(id string, change func(c Container, known bool) *C
 		m.mu.Unlock()
 		return nil
 	}
-	if c.KnownAs() != changed.KnownAs() || c.Started != changed.Started {
+	if c.KnownAs() != changed.KnownAs() || c.Started != changed.Started || c.Starting != changed.Starting {
 		m.steps++
 	}
 	m.containers[id] = *changed
