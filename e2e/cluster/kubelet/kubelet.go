@@ -9,6 +9,7 @@ import (
 	"crypto/tls"
 	_ "embed"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -16,6 +17,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"text/template"
 	"time"
 
@@ -228,7 +230,18 @@ func (k *Kubelet) Metrics(ctx context.Context) ([]byte, error) {
 	return k.get(ctx, "https://"+apiAddress+"/metrics")
 }
 
-func (k *Kubelet) get(ctx context.Context, u string) ([]byte, error) {
+// get is the answer to a GET. kubelet, when it has just started, may reset a
+// connection: that is tried again.
+func (k *Kubelet) get(ctx context.Context, u string) (answer []byte, err error) {
+	for range 3 {
+		if answer, err = k.getOnce(ctx, u); !errors.Is(err, syscall.ECONNRESET) {
+			break
+		}
+	}
+	return answer, err
+}
+
+func (k *Kubelet) getOnce(ctx context.Context, u string) ([]byte, error) {
 	body, err := k.open(ctx, u)
 	if err != nil {
 		return nil, err
