@@ -98,7 +98,7 @@ func (s *Server) runPodSandbox(c *call) ([]byte, error) {
 	s.recorded(s.logs.PutSandbox(logmap.Sandbox{
 		ID:        resp.PodSandboxId,
 		Namespace: meta.GetNamespace(), Name: meta.GetName(), UID: meta.GetUid(),
-		LogDirectory: req.GetConfig().GetLogDirectory(), Namespaces: s.askedNamespaces(&req),
+		LogDirectory: req.GetConfig().GetLogDirectory(), Namespaces: askedNamespaces(&req),
 	}))
 	return answer, nil
 }
