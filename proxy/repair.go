@@ -13,7 +13,8 @@ import (
 	"github.com/cri-logproxy/cri-logproxy/proxy/personality"
 )
 
-// has says whether a repair is in force for the runtime that is there now.
+// has says whether a repair is in force: for the runtime that is there now, or for
+// the last that has told its name until it does.
 func (s *Server) has(r *personality.Repair) bool { return s.repairs.Load().Has(r) }
 
 // choose chooses the repairs for a runtime.
