@@ -30,9 +30,6 @@ const (
 // resume goes on with every conversion on record. What takes longer than
 // resumeTimeout goes on in the background.
 func (s *Server) resume(ctx context.Context) {
-	if !s.cfg.Personality.Allows(personality.Attempts) {
-		s.dropAttempts()
-	}
 	ctx, cancel := context.WithTimeout(ctx, resumeTimeout)
 	defer cancel()
 	var wg sync.WaitGroup
@@ -97,6 +94,7 @@ func (s *Server) reconcile(ctx context.Context) (again time.Duration) {
 	for _, p := range sandboxes.Items {
 		pods[p.Id] = p.Annotations
 	}
+	s.dropAttempts(pods)
 	listed := make(map[string]bool)
 	for _, c := range containers.Containers {
 		listed[c.Id] = true

@@ -31,6 +31,9 @@ func (s *Server) repairStatus(ctx context.Context, st *runtimeapi.ContainerStatu
 	if !ok {
 		return s.repairUnknown(ctx, st)
 	}
+	if !s.has(personality.Attempts) {
+		record.KubeletID = "" // see who
+	}
 	if a, ok := s.ending.Load(record.KnownAs()); ok && proto.Unmarshal(a.(*logmap.Attempt).Status, st) == nil {
 		return true
 	}

@@ -90,11 +90,6 @@ func ParseChoice(text string) (Choice, error) {
 	return c, nil
 }
 
-// Allows says whether a repair may be in force for any runtime.
-func (c Choice) Allows(r *Repair) bool {
-	return c.runtime != unknown && !slices.Contains(c.without, r)
-}
-
 // For returns the repairs for a runtime. By itself nothing that serves CRI v1
 // is taken for Virtlet.
 func (c Choice) For(r Runtime) Set {
