@@ -91,7 +91,7 @@ func (s *Server) runPodSandbox(c *call) ([]byte, error) {
 	if err != nil || !c.read(&req) || proto.Unmarshal(answer, &resp) != nil || resp.PodSandboxId == "" {
 		return answer, err
 	}
-	if !s.cfg.ours(req.GetConfig().GetAnnotations()) {
+	if !s.ours(req.GetConfig().GetAnnotations()) {
 		return answer, nil
 	}
 	meta := req.GetConfig().GetMetadata()

@@ -105,5 +105,8 @@ func (s *Server) runtimeIs(p Peer) {
 		return
 	}
 	s.recorded(s.logs.PutRuntime(logmap.Runtime{Name: p.Name, Version: p.Version, APIs: p.APIs}))
+	if s.cfg.Intercept != InterceptAnnotation && s.cfg.onlyAnnotated(p) {
+		glog.Errorf("the runtime at %s is %s, whose pods are containers, not VMs: only those with the annotation %s=virtlet.cloud or virtlet are taken for VMs; point --runtime-endpoint at the runtime of the VMs, or say --intercept=annotation", s.cfg.RuntimeSocket, p.Name, TargetRuntimeAnnotation)
+	}
 	glog.Infof("the runtime at %s is %s %s, with CRI %v; repairs of its answers (see --personality): %v", s.cfg.RuntimeSocket, p.Name, p.Version, p.APIs, s.choose(p))
 }

@@ -94,7 +94,8 @@ func (s *Server) reconcile(ctx context.Context) (again time.Duration) {
 	for _, p := range sandboxes.Items {
 		pods[p.Id] = p.Annotations
 	}
-	s.dropAttempts(pods)
+	s.dropAttempts(sandboxes.Items)
+	s.dropOthers(ctx, sandboxes.Items)
 	listed := make(map[string]bool)
 	for _, c := range containers.Containers {
 		listed[c.Id] = true
@@ -158,7 +159,7 @@ func (s *Server) reconcileSandboxes(ctx context.Context, items []*runtimeapi.Pod
 	listed := make(map[string]bool)
 	for _, p := range items {
 		listed[p.Id] = true
-		if _, ok := s.logs.Sandbox(p.Id); !ok && s.cfg.ours(p.Annotations) {
+		if _, ok := s.logs.Sandbox(p.Id); !ok && s.ours(p.Annotations) {
 			meta := p.GetMetadata()
 			s.recorded(s.logs.PutSandbox(logmap.Sandbox{
 				ID: p.Id, Namespace: meta.GetNamespace(), Name: meta.GetName(), UID: meta.GetUid(),
@@ -183,7 +184,7 @@ func (s *Server) reconcileSandboxes(ctx context.Context, items []*runtimeapi.Pod
 // rebuild puts a container on record that was made before the record began, and
 // goes on with its conversion. pod are the annotations of its pod.
 func (s *Server) rebuild(ctx context.Context, c *runtimeapi.Container, pod map[string]string) (logmap.Container, bool) {
-	if !s.cfg.ours(pod) {
+	if !s.ours(pod) {
 		s.others.add(c.Id)
 		return logmap.Container{}, false
 	}

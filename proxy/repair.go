@@ -17,10 +17,11 @@ import (
 // the last that has told its name until it does.
 func (s *Server) has(r *personality.Repair) bool { return s.repairs.Load().Has(r) }
 
-// choose chooses the repairs for a runtime.
+// choose chooses the repairs for a runtime, and what is ours there.
 func (s *Server) choose(p Peer) personality.Set {
 	set := s.cfg.Personality.For(personality.Runtime{Name: p.Name, APIs: p.APIs})
 	s.repairs.Store(&set)
+	s.onlyAnnotated.Store(s.cfg.onlyAnnotated(p))
 	return set
 }
 
@@ -71,7 +72,7 @@ func (s *Server) repairUnknown(ctx context.Context, st *runtimeapi.ContainerStat
 	if !s.has(personality.Attempts) || s.others.has(st.GetId()) {
 		return false
 	}
-	if s.cfg.Intercept == InterceptAnnotation {
+	if s.onlyAnnotated.Load() {
 		if _, ours := s.container(ctx, st.GetId()); !ours {
 			return false
 		}

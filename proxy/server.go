@@ -67,6 +67,8 @@ type Server struct {
 	starting   idSet         // containers that StartContainer is under way for
 	hasStarted atomic.Uint64 // counts those for which it has ended
 
+	onlyAnnotated atomic.Bool // see Config.onlyAnnotated; for the same runtime as repairs
+
 	repairs atomic.Pointer[personality.Set] // for the last runtime that has told its name
 	ending  sync.Map                        // see endAttempts: ID of kubelet's ▸ *logmap.Attempt
 
