@@ -49,6 +49,9 @@ type who struct {
 
 // who finds out what kubelet means by id.
 func (s *Server) who(ctx context.Context, id string) who {
+	if !s.has(personality.Attempts) {
+		return who{id: id} // kubelet is given the runtime's own
+	}
 	if a := s.ended(id); a != nil {
 		return who{ended: a}
 	}
@@ -57,9 +60,6 @@ func (s *Server) who(ctx context.Context, id string) who {
 	}
 	if _, ok := s.logs.Container(id); ok {
 		return who{gone: true} // it is another attempt's now
-	}
-	if !s.has(personality.Attempts) {
-		return who{id: id}
 	}
 	// There may have been a record of it.
 	ids := []string{id}

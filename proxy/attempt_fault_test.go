@@ -15,6 +15,7 @@ import (
 
 	"github.com/cri-logproxy/cri-logproxy/proxy/logmap"
 	"github.com/cri-logproxy/cri-logproxy/proxy/personality"
+	"github.com/cri-logproxy/cri-logproxy/proxy/proxytest"
 )
 
 // wantListed compares what ListContainers tells.
@@ -33,6 +34,15 @@ func (r *rig) loseState() {
 		r.t.Fatal(err)
 	}
 	r.start()
+}
+
+// personality is what --personality says from the next start on.
+func (r *rig) personality(choice string) {
+	r.t.Helper()
+	var err error
+	if r.cfg.Personality, err = personality.ParseChoice(choice); err != nil {
+		r.t.Fatal(err)
+	}
 }
 
 func (r *rig) stopContainer(id string) error {
@@ -223,24 +233,69 @@ func TestAttemptsOfAnOldRecord(t *testing.T) {
 	r.wantListed("-2 2 RUNNING", "-1 1 EXITED")
 }
 
-// TestAttemptsSwitchedOff takes the repair away from a container that has it.
+// TestAttemptsSwitchedOff takes the repair away from a container that has it, and
+// gives it back.
 func TestAttemptsSwitchedOff(t *testing.T) {
+	for _, test := range []struct{ runtime, on, off string }{
+		{"virtlet", "auto", "auto,-attempts"},
+		{"docker", "virtlet", "auto"}, // as CRIProxy calls itself
+	} {
+		t.Run(test.off, func(t *testing.T) {
+			r, v := newVirtletRig(t, test.on)
+			callRuntime(r.backend, test.runtime)
+			r.restart()
+			r.attempt(0)
+			v.powerOff()
+			r.attempt(1)
+			v.powerOff()
+			r.attempt(2)
+			r.personality(test.off)
+			r.restart()
+			r.wantListed(" 0 RUNNING") // what the runtime says
+			if got := r.status(virtletID); got.Id != virtletID || got.State != runtimeapi.ContainerState_CONTAINER_RUNNING || got.LogPath != r.podLog("pod", "2.log") {
+				t.Errorf("the container: %v", got)
+			}
+			if err := r.stopContainer(virtletID); err != nil || !slices.Equal(v.calls, []string{"stop " + virtletID}) {
+				t.Errorf("stop: %v, and the runtime was told %q", err, v.calls)
+			}
+
+			listPod(r.backend, "pod", nil)
+			r.restart()
+			eventually(t, "there are no attempts on record", func() bool {
+				record, _ := r.logs.Container(virtletID)
+				return len(r.logs.Attempts()) == 0 && record.KubeletID == ""
+			})
+			r.attempt(1) // as kubelet counts by what it is told
+			r.personality(test.on)
+			r.restart()
+			eventually(t, "it has the attempt's ID", func() bool { return slices.Equal(r.listed(nil), []string{"-1 1 RUNNING"}) })
+		})
+	}
+}
+
+// TestOtherRuntimeForAWhile has another runtime answer that knows nothing of the
+// pod.
+func TestOtherRuntimeForAWhile(t *testing.T) {
 	r, v := newVirtletRig(t, "auto")
 	r.attempt(0)
 	v.powerOff()
 	r.attempt(1)
-	var err error
-	if r.cfg.Personality, err = personality.ParseChoice("auto,-attempts"); err != nil {
+	r.stop()
+	other, err := proxytest.NewBackend(proxytest.BackendOptions{APIs: []string{proxytest.V1}})
+	if err != nil {
 		t.Fatal(err)
 	}
-	r.restart()
-	r.wantListed(" 0 RUNNING") // what the runtime says
-	if got := r.status(virtletID); got.State != runtimeapi.ContainerState_CONTAINER_RUNNING || got.LogPath != r.podLog("pod", "1.log") {
-		t.Errorf("the container: %v", got)
-	}
-	if err := r.stopContainer(virtletID); err != nil || !slices.Equal(v.calls, []string{"stop " + virtletID}) {
-		t.Errorf("stop: %v, and the runtime was told %q", err, v.calls)
-	}
+	t.Cleanup(other.Close)
+	callRuntime(other, "another")
+	listNothing(other)
+	listPod(other, "other", nil)
+	r.cfg.RuntimeSocket = other.Socket()
+	r.start()
+	eventually(t, "it has compared", func() bool { _, ok := r.logs.Sandbox("uid-other"); return ok })
+	r.stop()
+	r.cfg.RuntimeSocket = r.backend.Socket()
+	r.start()
+	r.wantListed("-1 1 RUNNING", " 0 EXITED")
 }
 
 // TestStoppedDiskAgain has the container of a stopped VM stay at the runtime,

@@ -21,7 +21,8 @@ func (s *Server) createContainer(c *call) ([]byte, error) {
 	if !c.read(&req) {
 		return c.forward(c.request)
 	}
-	if _, onRecord := s.logs.Sandbox(req.PodSandboxId); !onRecord && !s.cfg.ours(req.GetSandboxConfig().GetAnnotations()) {
+	ours := s.ours(req.GetSandboxConfig().GetAnnotations())
+	if _, onRecord := s.logs.Sandbox(req.PodSandboxId); !ours && (req.SandboxConfig != nil || !onRecord) {
 		return s.createOther(c)
 	}
 	// The runtime may give this attempt the ID of the one before, and its raw

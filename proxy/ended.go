@@ -91,14 +91,24 @@ func (s *Server) endAttempts(ctx context.Context, before []logmap.Container, att
 	}
 }
 
-// dropAttempts forgets that attempts had IDs of their own. What is left on record
-// of a time with this repair would have kubelet see two containers in one.
-func (s *Server) dropAttempts() {
+// dropAttempts forgets that attempts had IDs of their own, where a runtime lists
+// their pods that does not get this repair: were it to get it again, kubelet would
+// see two containers in one.
+func (s *Server) dropAttempts(pods []*runtimeapi.PodSandbox) {
+	if s.has(personality.Attempts) {
+		return
+	}
+	listed := make(map[string]bool)
+	for _, p := range pods {
+		listed[p.Id] = true
+	}
 	for _, a := range s.logs.Attempts() {
-		s.recorded(s.logs.RemoveAttempt(a.ID))
+		if listed[a.SandboxID] {
+			s.recorded(s.logs.RemoveAttempt(a.ID))
+		}
 	}
 	for _, record := range s.logs.Containers() {
-		if record.KubeletID != "" {
+		if listed[record.SandboxID] && record.KubeletID != "" {
 			s.recorded(s.logs.ChangeContainer(record.ID, func(c *logmap.Container) { c.KubeletID = "" }))
 		}
 	}

@@ -91,14 +91,14 @@ func (s *Server) runPodSandbox(c *call) ([]byte, error) {
 	if err != nil || !c.read(&req) || proto.Unmarshal(answer, &resp) != nil || resp.PodSandboxId == "" {
 		return answer, err
 	}
-	if !s.cfg.ours(req.GetConfig().GetAnnotations()) {
+	if !s.ours(req.GetConfig().GetAnnotations()) {
 		return answer, nil
 	}
 	meta := req.GetConfig().GetMetadata()
 	s.recorded(s.logs.PutSandbox(logmap.Sandbox{
 		ID:        resp.PodSandboxId,
 		Namespace: meta.GetNamespace(), Name: meta.GetName(), UID: meta.GetUid(),
-		LogDirectory: req.GetConfig().GetLogDirectory(), Namespaces: s.askedNamespaces(&req),
+		LogDirectory: req.GetConfig().GetLogDirectory(), Namespaces: askedNamespaces(&req),
 	}))
 	return answer, nil
 }

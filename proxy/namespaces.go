@@ -8,10 +8,11 @@ import (
 	"github.com/cri-logproxy/cri-logproxy/proxy/personality"
 )
 
-// askedNamespaces are the namespaces that a pod asks for, for the record.
-func (s *Server) askedNamespaces(req *runtimeapi.RunPodSandboxRequest) []byte {
+// askedNamespaces are the namespaces that a pod asks for, for the record. The pod
+// may outlive this runtime, and the next one may need the repair.
+func askedNamespaces(req *runtimeapi.RunPodSandboxRequest) []byte {
 	options := req.GetConfig().GetLinux().GetSecurityContext().GetNamespaceOptions()
-	if options == nil || !s.has(personality.Namespaces) {
+	if options == nil {
 		return nil
 	}
 	encoded, err := proto.Marshal(options)

@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"net"
+	"slices"
 	"sync"
 
 	"github.com/golang/glog"
@@ -12,6 +13,8 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-logproxy/cri-logproxy/proxy/api"
+	"github.com/cri-logproxy/cri-logproxy/proxy/logmap"
+	"github.com/cri-logproxy/cri-logproxy/proxy/personality"
 )
 
 // Peer is the runtime at the other end of a connection, as far as it has told.
@@ -78,6 +81,18 @@ func served(errs []error) (s api.Set) {
 	return s
 }
 
+// lastRuntime is the runtime that has told its name last, if one has, to begin
+// with. In a state of a time before that was recorded, attempts have IDs of their
+// own at none but Virtlet.
+func (s *Server) lastRuntime() Peer {
+	last := s.logs.Runtime()
+	if last.Name == "" && slices.ContainsFunc(s.logs.Containers(), func(c logmap.Container) bool { return c.KubeletID != "" }) {
+		last.Name = personality.Virtlet
+		last.APIs.Add(api.V1alpha2)
+	}
+	return Peer{Name: last.Name, Version: last.Version, APIs: last.APIs}
+}
+
 // runtimeIs is called when a runtime is there that is not the one before, or has
 // told more. One that has not told its name keeps the repairs that are in force.
 func (s *Server) runtimeIs(p Peer) {
@@ -86,8 +101,12 @@ func (s *Server) runtimeIs(p Peer) {
 		return
 	}
 	if p.Name == "" {
-		glog.Infof("the runtime at %s has not told its name yet; it has CRI %v", s.cfg.RuntimeSocket, p.APIs)
+		glog.Infof("the runtime at %s has not told its name yet; it has CRI %v; repairs of its answers, as of the last that has: %v", s.cfg.RuntimeSocket, p.APIs, s.repairs.Load())
 		return
+	}
+	s.recorded(s.logs.PutRuntime(logmap.Runtime{Name: p.Name, Version: p.Version, APIs: p.APIs}))
+	if s.cfg.Intercept != InterceptAnnotation && s.cfg.onlyAnnotated(p) {
+		glog.Errorf("the runtime at %s is %s, whose pods are containers, not VMs: only those with the annotation %s=virtlet.cloud or virtlet are taken for VMs; point --runtime-endpoint at the runtime of the VMs, or say --intercept=annotation", s.cfg.RuntimeSocket, p.Name, TargetRuntimeAnnotation)
 	}
 	glog.Infof("the runtime at %s is %s %s, with CRI %v; repairs of its answers (see --personality): %v", s.cfg.RuntimeSocket, p.Name, p.Version, p.APIs, s.choose(p))
 }

@@ -30,9 +30,6 @@ const (
 // resume goes on with every conversion on record. What takes longer than
 // resumeTimeout goes on in the background.
 func (s *Server) resume(ctx context.Context) {
-	if !s.cfg.Personality.Allows(personality.Attempts) {
-		s.dropAttempts()
-	}
 	ctx, cancel := context.WithTimeout(ctx, resumeTimeout)
 	defer cancel()
 	var wg sync.WaitGroup
@@ -97,6 +94,8 @@ func (s *Server) reconcile(ctx context.Context) (again time.Duration) {
 	for _, p := range sandboxes.Items {
 		pods[p.Id] = p.Annotations
 	}
+	s.dropAttempts(sandboxes.Items)
+	s.dropOthers(ctx, sandboxes.Items)
 	listed := make(map[string]bool)
 	for _, c := range containers.Containers {
 		listed[c.Id] = true
@@ -160,7 +159,7 @@ func (s *Server) reconcileSandboxes(ctx context.Context, items []*runtimeapi.Pod
 	listed := make(map[string]bool)
 	for _, p := range items {
 		listed[p.Id] = true
-		if _, ok := s.logs.Sandbox(p.Id); !ok && s.cfg.ours(p.Annotations) {
+		if _, ok := s.logs.Sandbox(p.Id); !ok && s.ours(p.Annotations) {
 			meta := p.GetMetadata()
 			s.recorded(s.logs.PutSandbox(logmap.Sandbox{
 				ID: p.Id, Namespace: meta.GetNamespace(), Name: meta.GetName(), UID: meta.GetUid(),
@@ -185,7 +184,7 @@ func (s *Server) reconcileSandboxes(ctx context.Context, items []*runtimeapi.Pod
 // rebuild puts a container on record that was made before the record began, and
 // goes on with its conversion. pod are the annotations of its pod.
 func (s *Server) rebuild(ctx context.Context, c *runtimeapi.Container, pod map[string]string) (logmap.Container, bool) {
-	if !s.cfg.ours(pod) {
+	if !s.ours(pod) {
 		s.others.add(c.Id)
 		return logmap.Container{}, false
 	}

@@ -13,13 +13,15 @@ import (
 	"github.com/cri-logproxy/cri-logproxy/proxy/personality"
 )
 
-// has says whether a repair is in force for the runtime that is there now.
+// has says whether a repair is in force: for the runtime that is there now, or for
+// the last that has told its name until it does.
 func (s *Server) has(r *personality.Repair) bool { return s.repairs.Load().Has(r) }
 
-// choose chooses the repairs for a runtime.
+// choose chooses the repairs for a runtime, and what is ours there.
 func (s *Server) choose(p Peer) personality.Set {
 	set := s.cfg.Personality.For(personality.Runtime{Name: p.Name, APIs: p.APIs})
 	s.repairs.Store(&set)
+	s.onlyAnnotated.Store(s.cfg.onlyAnnotated(p))
 	return set
 }
 
@@ -29,6 +31,9 @@ func (s *Server) repairStatus(ctx context.Context, st *runtimeapi.ContainerStatu
 	record, ok := s.logs.Container(st.GetId())
 	if !ok {
 		return s.repairUnknown(ctx, st)
+	}
+	if !s.has(personality.Attempts) {
+		record.KubeletID = "" // see who
 	}
 	if a, ok := s.ending.Load(record.KnownAs()); ok && proto.Unmarshal(a.(*logmap.Attempt).Status, st) == nil {
 		return true
@@ -71,7 +76,7 @@ func (s *Server) repairUnknown(ctx context.Context, st *runtimeapi.ContainerStat
 	if !s.has(personality.Attempts) || s.others.has(st.GetId()) {
 		return false
 	}
-	if s.cfg.Intercept == InterceptAnnotation {
+	if s.onlyAnnotated.Load() {
 		if _, ours := s.container(ctx, st.GetId()); !ours {
 			return false
 		}

@@ -84,6 +84,22 @@ func listNothing(b *proxytest.Backend) {
 	}))
 }
 
+// callRuntime has the fake runtime tell that name.
+func callRuntime(b *proxytest.Backend, name string) {
+	b.Handle("Version", proxytest.Typed(func(context.Context, *runtimeapi.VersionRequest) (*runtimeapi.VersionResponse, error) {
+		return &runtimeapi.VersionResponse{Version: "0.1.0", RuntimeName: name, RuntimeVersion: "1.0", RuntimeApiVersion: "1.0"}, nil
+	}))
+}
+
+// listPod has the fake runtime list one pod.
+func listPod(b *proxytest.Backend, pod string, annotations map[string]string) {
+	b.Handle("ListPodSandbox", proxytest.Typed(func(context.Context, *runtimeapi.ListPodSandboxRequest) (*runtimeapi.ListPodSandboxResponse, error) {
+		return &runtimeapi.ListPodSandboxResponse{Items: []*runtimeapi.PodSandbox{{
+			Id: "uid-" + pod, Metadata: &runtimeapi.PodSandboxMetadata{Namespace: "ns", Name: pod, Uid: "uid-" + pod}, Annotations: annotations,
+		}}}, nil
+	}))
+}
+
 func (r *rig) socket() string { return filepath.Join(r.dir, "proxy.sock") }
 
 // start brings the proxy up, with the state that the one before has left.

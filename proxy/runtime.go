@@ -49,7 +49,7 @@ type runtimeConn struct {
 
 	reportMu sync.Mutex
 	reported *Peer      // what onPeer has had last, or nil
-	onPeer   func(Peer) // it must not wait
+	onPeer   func(Peer) // it may wait for a record, 2 s at most
 }
 
 // dialRuntime makes the connection to the runtime at a unix socket. The runtime

@@ -66,7 +66,9 @@ type Server struct {
 
 	starting idSet // containers that StartContainer is under way for
 
-	repairs atomic.Pointer[personality.Set] // for the runtime that is there now
+	onlyAnnotated atomic.Bool // see Config.onlyAnnotated; for the same runtime as repairs
+
+	repairs atomic.Pointer[personality.Set] // for the last runtime that has told its name
 	ending  sync.Map                        // see endAttempts: ID of kubelet's ▸ *logmap.Attempt
 
 	missing          map[string]bool // containers that the last reconcile did not find; its own
@@ -78,7 +80,7 @@ type Server struct {
 // caller closes all three, after Run has returned.
 func New(cfg Config, logs *logmap.Map, converters *converter.Manager, consoles Consoles) (*Server, error) {
 	s := &Server{cfg: cfg, logs: logs, converters: converters, consoles: consoles}
-	s.choose(Peer{})
+	s.choose(s.lastRuntime())
 	runtime, err := dialRuntime(cfg.RuntimeSocket, s.runtimeIs)
 	if err != nil {
 		return nil, fmt.Errorf("runtime endpoint: %w", err)

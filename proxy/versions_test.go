@@ -54,3 +54,41 @@ func TestRuntimeUpgraded(t *testing.T) {
 		}
 	}
 }
+
+// TestHostNetworkOverUpgrade has Virtlet 1.0, which says which namespaces a pod has
+// asked for, replaced by one that does not.
+func TestHostNetworkOverUpgrade(t *testing.T) {
+	backend, err := proxytest.NewBackend(proxytest.BackendOptions{APIs: []string{proxytest.V1alpha1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(backend.Close)
+	(&fakeVirtlet{}).serve(backend)
+	backend.Handle("RunPodSandbox", proxytest.Typed(func(context.Context, *runtimeapi.RunPodSandboxRequest) (*runtimeapi.RunPodSandboxResponse, error) {
+		return &runtimeapi.RunPodSandboxResponse{PodSandboxId: "uid-pod"}, nil
+	}))
+	backend.Handle("PodSandboxStatus", proxytest.Typed(func(context.Context, *runtimeapi.PodSandboxStatusRequest) (*runtimeapi.PodSandboxStatusResponse, error) {
+		return &runtimeapi.PodSandboxStatusResponse{Status: &runtimeapi.PodSandboxStatus{Id: "uid-pod"}}, nil
+	}))
+	r := newRig(t, backend, nil)
+	config := r.sandboxConfig("pod")
+	config.Linux = &runtimeapi.LinuxPodSandboxConfig{SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{
+		NamespaceOptions: &runtimeapi.NamespaceOption{Network: runtimeapi.NamespaceMode_NODE},
+	}}
+	if _, err := r.client.RunPodSandbox(t.Context(), &runtimeapi.RunPodSandboxRequest{Config: config}); err != nil {
+		t.Fatal(err)
+	}
+	backend.Stop()
+	backend.Serve(proxytest.V1alpha2)
+	if err := backend.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	var resp *runtimeapi.PodSandboxStatusResponse
+	eventually(t, "the next release answers", func() bool {
+		resp, err = r.client.PodSandboxStatus(t.Context(), &runtimeapi.PodSandboxStatusRequest{PodSandboxId: "uid-pod"})
+		return err == nil
+	})
+	if got := resp.GetStatus().GetLinux().GetNamespaces().GetOptions().GetNetwork(); got != runtimeapi.NamespaceMode_NODE {
+		t.Errorf("kubelet is told network %v of a hostNetwork pod: it would kill it", got)
+	}
+}

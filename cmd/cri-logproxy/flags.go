@@ -71,7 +71,7 @@ func parseFlags(args []string, out io.Writer) (*options, error) {
 	runtimeEndpoint := fs.String("runtime-endpoint", "unix:///run/virtlet.sock", "unix socket of the runtime, as `unix:///path` or /path")
 	location := fs.String("vm-log-location", os.Getenv(locationEnv), "where the runtime puts VM consoles, as Virtlet reads it: a `directory` as the runtime sees it,\nor \"pty\" or \"\" if consoles are ptys; default: $"+locationEnv)
 	logMode := fs.String("log-mode", "", "where VM consoles go, a `mode`: file (kubectl logs), pty (virsh console) or both;\nthe annotation "+proxy.LogModeAnnotation+" on a pod overrides it;\ndefault: as --vm-log-location says, file or pty")
-	intercept := fs.String("intercept", "all", "which `pods` are VMs: all, or annotation: those with the annotation\n"+proxy.TargetRuntimeAnnotation+"=virtlet.cloud or virtlet; all others pass untouched")
+	intercept := fs.String("intercept", "all", "which `pods` are VMs: all, or annotation: those with the annotation\n"+proxy.TargetRuntimeAnnotation+"=virtlet.cloud or virtlet; all others pass untouched;\nat containerd and cri-o, which have no such VMs, all means annotation")
 	libvirtSocket := fs.String("libvirt-socket", "", libvirtSocketUsage)
 	personalityChoice := fs.String("personality", "auto", "whose answers are repaired where kubelet would misunderstand them: auto, virtlet, or none\n(but log-path), and which `repairs` not: auto,-stats,-attempts; there are\n"+personality.Set(personality.All).String())
 	vmLogDir := fs.String("vm-log-dir", "", "the `directory` of --vm-log-location as this host sees it; default: the same path")

@@ -73,3 +73,26 @@ func TestSetString(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 }
+
+func TestSetText(t *testing.T) {
+	for n := range 1 << len(api.Versions) {
+		var set, got api.Set
+		got.Add(api.V1)
+		for i, v := range api.Versions {
+			if n&(1<<i) != 0 {
+				set.Add(v)
+			}
+		}
+		text, err := set.MarshalText()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := got.UnmarshalText(text); err != nil || got != set {
+			t.Errorf("%q is read as %v: %v", text, got, err)
+		}
+	}
+	var set api.Set
+	if err := set.UnmarshalText([]byte("v2, v1alpha2")); err != nil || set.String() != "v1alpha2" {
+		t.Errorf("of a newer release: %v, %v", set, err)
+	}
+}

@@ -1,6 +1,9 @@
 package api
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // Set is the versions that a runtime serves. The zero value has none.
 type Set struct{ bits uint8 }
@@ -38,4 +41,19 @@ func (s Set) String() string {
 		}
 	}
 	return strings.Join(names, ", ")
+}
+
+// MarshalText is for records.
+func (s Set) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText is the inverse. Versions that are not known are left out.
+func (s *Set) UnmarshalText(text []byte) error {
+	*s = Set{}
+	names := strings.Split(string(text), ", ")
+	for _, v := range Versions {
+		if slices.Contains(names, v.String()) {
+			s.Add(v)
+		}
+	}
+	return nil
 }

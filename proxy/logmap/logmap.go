@@ -1,8 +1,8 @@
 // Package logmap records which raw console log of a VM feeds which container
 // log of kubelet.
 //
-// It is a directory with one small file per container and per sandbox, held in
-// memory as well. The proxy writes it on lifecycle calls only; it survives
+// It is a directory with one small file per container and per sandbox, and one
+// for the runtime, held in memory as well. The proxy writes it on lifecycle calls only; it survives
 // restarts and power cuts, and one damaged file costs one container's record,
 // which the proxy rebuilds from what the runtime lists.
 package logmap
@@ -119,6 +119,7 @@ type Map struct {
 	containers map[string]Container
 	sandboxes  map[string]Sandbox
 	attempts   map[string]Attempt
+	runtime    Runtime
 	steps      uint64
 }
 
@@ -165,6 +166,7 @@ func Open(dir string) (m *Map, damaged []error, err error) {
 		m.lock.Close()
 		return nil, nil, fmt.Errorf("read state directory: %w", err)
 	}
+	damaged = append(damaged, m.readRuntime()...)
 	m.writer = startWriter()
 	return m, damaged, nil
 }

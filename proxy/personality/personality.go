@@ -36,10 +36,10 @@ type Runtime struct {
 // newest is the newest version of CRI that it serves; v1 if it has not told.
 func (r Runtime) newest() api.Version { return r.APIs.Choose(api.V1) }
 
-// virtlet is how Virtlet calls itself. It ended before CRI v1 began.
-const virtlet = "virtlet"
+// Virtlet is how Virtlet calls itself. It ended before CRI v1 began.
+const Virtlet = "virtlet"
 
-func isVirtlet(r Runtime) bool { return r.Name == virtlet }
+func isVirtlet(r Runtime) bool { return r.Name == Virtlet }
 
 // isNewVirtlet says that it is Virtlet 1.1 or later.
 func isNewVirtlet(r Runtime) bool { return isVirtlet(r) && r.newest() != api.V1alpha1 }
@@ -75,7 +75,7 @@ func ParseChoice(text string) (Choice, error) {
 	var c Choice
 	switch parts[0] {
 	case "auto":
-	case unknown, virtlet:
+	case unknown, Virtlet:
 		c.runtime = parts[0]
 	default:
 		return c, fmt.Errorf("%q: want auto, none or virtlet", parts[0])
@@ -88,11 +88,6 @@ func ParseChoice(text string) (Choice, error) {
 		c.without = append(c.without, All[i])
 	}
 	return c, nil
-}
-
-// Allows says whether a repair may be in force for any runtime.
-func (c Choice) Allows(r *Repair) bool {
-	return c.runtime != unknown && !slices.Contains(c.without, r)
 }
 
 // For returns the repairs for a runtime. By itself nothing that serves CRI v1
