@@ -64,6 +64,9 @@ type Container struct {
 	// RawLogs are the paths, relative to the raw-log directory, that the raw
 	// log may have, the likeliest first. Empty in ModePTY.
 	RawLogs []string `json:"rawLogs,omitempty"`
+	// FirstRawLogs are the names of the attempt that the runtime has made the
+	// container for, which may go on in that raw log for good; nil in that attempt.
+	FirstRawLogs []string `json:"firstRawLogs,omitempty"`
 	// RawAppends says that the raw log keeps its content when the VM starts.
 	RawAppends bool `json:"rawAppends,omitempty"`
 	// ContainerLog is the absolute path that kubelet reads; "" if it gave none
