@@ -94,3 +94,28 @@ func TestStateLostInFirstRawLog(t *testing.T) {
 		r.wantLog("pod", itoa(uint32(2*n))+".log", want)
 	}
 }
+
+// TestStateLostAfterFailedStart has the state lost when attempts have failed to
+// start: the raw log is that of the last one that ran.
+func TestStateLostAfterFailedStart(t *testing.T) {
+	r, v := newVirtletRig(t, "auto")
+	r.boots(0, "boot")
+	r.eventuallyLog("0.log", "boot")
+	v.powerOff()
+	v.start = errors.New("no memory")
+	for n := range uint32(2) {
+		id := r.create("pod", n+1, nil)
+		if _, err := r.client.StartContainer(t.Context(), &runtimeapi.StartContainerRequest{ContainerId: id}); err == nil {
+			t.Fatal("it starts")
+		}
+	}
+	r.loseState()
+	r.wantListed("-2 2 EXITED")
+	r.status(virtletID + "-2") // when its log is complete
+	r.wantLog("pod", "1.log")
+	r.wantLog("pod", "2.log")
+	v.start = nil
+	r.boots(3, "boot")
+	r.eventuallyLog("3.log", "boot")
+	r.wantLog("pod", "2.log")
+}
