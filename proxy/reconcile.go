@@ -189,7 +189,7 @@ func (s *Server) rebuild(ctx context.Context, c *runtimeapi.Container, pod map[s
 		s.others.add(c.Id)
 		return logmap.Container{}, false
 	}
-	record := s.labelled(c.Id, c.PodSandboxId, c.Labels, c.Annotations, c.GetMetadata().GetAttempt())
+	record := s.labelled(ctx, c.Id, c.PodSandboxId, c.Labels, c.Annotations, c.GetMetadata().GetAttempt())
 	if record.ContainerLog == "" || !isComponent(c.PodSandboxId) {
 		glog.V(1).Infof("container %s is not on record, and %s: it gets no log", c.Id, record.Problem)
 		return record, false
