@@ -3,6 +3,9 @@ package converter
 import (
 	"bytes"
 	"io"
+	"path/filepath"
+	"strconv"
+	"strings"
 )
 
 // locateTail is how much of the end of a container log must be found again.
@@ -28,6 +31,24 @@ func (o *output) locate(raw *rawRest) (offset int64, split SplitState, ok bool) 
 		}
 	}
 	return offset, split, ok
+}
+
+// logBefore opens the last log of an earlier attempt that is not empty, nil if
+// there is none. kubelet calls it `<attempt>.log`.
+func (w *worker) logBefore() *output {
+	dir, base := filepath.Split(w.out.rel)
+	n, err := strconv.ParseUint(strings.TrimSuffix(base, ".log"), 10, 32)
+	for ; err == nil && n > 0; n-- {
+		old := &output{root: w.cfg.LogRoot, rel: filepath.Join(dir, strconv.FormatUint(n-1, 10)+".log"), format: w.cfg.Format, open: w.cfg.openLog}
+		if err = old.openFile(false); err != nil {
+			break
+		}
+		if old.size > 0 {
+			return old
+		}
+		old.close()
+	}
+	return nil
 }
 
 // landmark returns the longest record in log that begins a line, as its offset

@@ -67,7 +67,7 @@ func NewManager(cfg Config) (*Manager, error) {
 		cfg.openLog = openLog
 	}
 	dir := filepath.Join(cfg.StateDir, "checkpoints")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := os.MkdirAll(dir, 0o700); err != nil && !statefile.IsUnwritable(err) {
 		return nil, fmt.Errorf("make checkpoint directory: %w", err)
 	}
 	if err := statefile.Clean(dir); err != nil {

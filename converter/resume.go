@@ -71,9 +71,13 @@ func (w *worker) replay(f *follower, cp *Checkpoint) (RawPosition, error) {
 	log := &w.out
 	if w.out.size == 0 && cp.Raw.Name == "" {
 		// There is no checkpoint, and the log was rotated just now.
-		if rotated := w.lastRotated(); rotated != nil {
-			defer rotated.close()
-			log = rotated
+		before := w.lastRotated()
+		if before == nil && !w.create {
+			before = w.logBefore() // or this attempt has not run: the raw log is of one before
+		}
+		if before != nil {
+			defer before.close()
+			log = before
 		}
 	}
 	if errors.Is(err, errDiverged) || log != &w.out {

@@ -172,9 +172,13 @@ func (s *workerScript) do(line string) (out string, err error) {
 	case "rm":
 		err = os.Remove(s.log(f[1]))
 	case "freeze-state":
-		err = os.Rename(s.checkpoints(), s.checkpoints()+".away")
+		if err = os.Rename(s.checkpoints(), s.checkpoints()+".away"); err == nil {
+			err = os.WriteFile(s.checkpoints(), nil, 0o600)
+		}
 	case "thaw-state":
-		err = os.Rename(s.checkpoints()+".away", s.checkpoints())
+		if err = os.Remove(s.checkpoints()); err == nil {
+			err = os.Rename(s.checkpoints()+".away", s.checkpoints())
+		}
 	case "fail":
 		err = s.disk.fail(f[1], f[2])
 	case "heal":

@@ -18,7 +18,7 @@ func (s *Server) mend(ctx context.Context, list ...*runtimeapi.ContainerStatus) 
 		if st.GetState() == runtimeapi.ContainerState_CONTAINER_EXITED {
 			exited = append(exited, st.GetId())
 		}
-		if path := s.answeredLogPath(st); path != st.LogPath {
+		if path := s.answeredLogPath(ctx, st); path != st.LogPath {
 			st.LogPath, changed = path, true
 		}
 	}

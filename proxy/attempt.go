@@ -2,6 +2,9 @@ package proxy
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -146,12 +149,17 @@ func (s *Server) nameAttempt(answer []byte, resp *runtimeapi.CreateContainerResp
 // countAttempts corrects the attempt of a container that was put on record by
 // its labels: a runtime that counts its first attempt only leaves it to the
 // logs, as kubelet itself does.
-func (s *Server) countAttempts(record *logmap.Container, annotations map[string]string) {
+func (s *Server) countAttempts(ctx context.Context, record *logmap.Container, annotations map[string]string) {
 	if !s.has(personality.Attempts) || record.ContainerLog == "" {
 		return
 	}
 	dir := filepath.Dir(record.ContainerLog)
-	if last := lastAttempt(dir); last > record.Attempt {
+	last, err := s.lastAttempt(ctx, dir)
+	if err != nil { // another number would stay on record
+		record.ContainerLog, record.Problem = "", err.Error()
+		return
+	}
+	if last > record.Attempt {
 		record.Attempt = last
 		record.ContainerLog = filepath.Join(dir, strconv.FormatUint(uint64(last), 10)+".log")
 	}
@@ -169,16 +177,46 @@ func nameByAttempt(record *logmap.Container, annotations map[string]string) {
 }
 
 // lastAttempt is the highest attempt that has a log in a container's log
-// directory.
-func lastAttempt(dir string) uint32 {
+// directory. It waits drainTimeout at most, and not longer than ctx: a disk may
+// hang. While a look hangs no other is taken.
+func (s *Server) lastAttempt(ctx context.Context, dir string) (last uint32, err error) {
+	err = fmt.Errorf("the disk of %s hangs", dir)
+	if s.hanging.Load() == 0 {
+		done := make(chan struct{})
+		var names []string
+		var readErr error
+		go func() {
+			defer close(done)
+			names, readErr = readNames(dir)
+		}()
+		ctx, cancel := context.WithTimeout(ctx, drainTimeout)
+		defer cancel()
+		select {
+		case <-done:
+			last, err = personality.LastAttempt(names), readErr
+		case <-ctx.Done():
+			s.hanging.Add(1)
+			go func() {
+				<-done
+				s.hanging.Add(-1)
+			}()
+		}
+	}
+	if err != nil && s.faults.due("log directory") {
+		glog.Errorf("a container that is not on record gets no log until its attempts can be counted by their logs: %v", err)
+	}
+	return last, err
+}
+
+// readNames are the names in a directory; none if it is not there.
+func readNames(dir string) ([]string, error) {
 	f, err := os.Open(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
 	if err != nil {
-		return 0
+		return nil, err
 	}
 	defer f.Close()
-	names, err := f.Readdirnames(-1)
-	if err != nil {
-		glog.Errorf("look for logs of earlier attempts: %v", err)
-	}
-	return personality.LastAttempt(names)
+	return f.Readdirnames(-1)
 }

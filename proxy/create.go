@@ -59,7 +59,11 @@ func (s *Server) created(c *call, record logmap.Container) {
 	old, again := s.logs.Container(record.ID)
 	record.Stopped = old.Stopped // it could not be removed
 	if again && record.Mode != logmap.ModePTY && len(old.RawLogs) > 0 {
-		record.RawLogs = rawLogs(record.SandboxID, record.Name, record.Attempt, s.rawLogsBefore(c.ctx, old)...)
+		if record.FirstRawLogs = old.FirstRawLogs; record.FirstRawLogs == nil {
+			record.FirstRawLogs = old.RawLogs
+		}
+		before := append(s.rawLogsBefore(c.ctx, old), record.FirstRawLogs...) // those need not be there yet
+		record.RawLogs = rawLogs(record.SandboxID, record.Name, record.Attempt, before...)
 		record.RawAppends = old.RawAppends // unless libvirt says what became of it
 		s.discardRaw(c.ctx, old)
 	}

@@ -134,7 +134,7 @@ func (s *Server) lastStatus(ctx context.Context, old logmap.Container) *runtimea
 	if st = resp.Status; err != nil || st == nil { // it may have lost it
 		st = &runtimeapi.ContainerStatus{Id: old.ID, Metadata: &runtimeapi.ContainerMetadata{Name: old.Name}, Labels: s.labelsOf(old)}
 	}
-	st.LogPath = s.answeredLogPath(st)
+	st.LogPath = s.answeredLogPath(ctx, st)
 	s.repairStatus(ctx, st)
 	st.Id = old.KnownAs()
 	if !old.Started || old.Starting {

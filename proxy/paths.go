@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -123,9 +124,9 @@ func labelled(podLogsDir, id, sandboxID string, labels, annotations map[string]s
 
 // labelled is what the labels say, corrected for a runtime whose attempts are
 // repaired.
-func (s *Server) labelled(id, sandboxID string, labels, annotations map[string]string, attempt uint32) logmap.Container {
+func (s *Server) labelled(ctx context.Context, id, sandboxID string, labels, annotations map[string]string, attempt uint32) logmap.Container {
 	c := labelled(s.cfg.PodLogsDir, id, sandboxID, labels, annotations, attempt)
-	s.countAttempts(&c, annotations)
+	s.countAttempts(ctx, &c, annotations)
 	return c
 }
 
@@ -149,7 +150,7 @@ func logPathOf(c logmap.Container) string {
 }
 
 // answeredLogPath is the log path that kubelet is given in a status.
-func (s *Server) answeredLogPath(st *runtimeapi.ContainerStatus) string {
+func (s *Server) answeredLogPath(ctx context.Context, st *runtimeapi.ContainerStatus) string {
 	if !s.has(personality.LogPath) && !filepath.IsAbs(st.GetLogPath()) {
 		return st.GetLogPath()
 	}
@@ -164,7 +165,7 @@ func (s *Server) answeredLogPath(st *runtimeapi.ContainerStatus) string {
 	if filepath.IsAbs(p) && filepath.Clean(p) == p && !strings.ContainsAny(p, globs) && !s.isRaw(p) {
 		return p
 	}
-	return logPathOf(s.labelled(st.GetId(), "", st.GetLabels(), st.GetAnnotations(), st.GetMetadata().GetAttempt()))
+	return logPathOf(s.labelled(ctx, st.GetId(), "", st.GetLabels(), st.GetAnnotations(), st.GetMetadata().GetAttempt()))
 }
 
 // isRaw says that a path is in the raw-log directory, as the runtime or this

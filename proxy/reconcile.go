@@ -188,7 +188,7 @@ func (s *Server) rebuild(ctx context.Context, c *runtimeapi.Container, pod map[s
 		s.others.add(c.Id)
 		return logmap.Container{}, false
 	}
-	record := s.labelled(c.Id, c.PodSandboxId, c.Labels, c.Annotations, c.GetMetadata().GetAttempt())
+	record := s.labelled(ctx, c.Id, c.PodSandboxId, c.Labels, c.Annotations, c.GetMetadata().GetAttempt())
 	if record.ContainerLog == "" || !isComponent(c.PodSandboxId) {
 		glog.V(1).Infof("container %s is not on record, and %s: it gets no log", c.Id, record.Problem)
 		return record, false
@@ -196,7 +196,9 @@ func (s *Server) rebuild(ctx context.Context, c *runtimeapi.Container, pod map[s
 	record.Mode, record.ModeProblem = s.cfg.mode(pod)
 	record.Started = c.State != runtimeapi.ContainerState_CONTAINER_CREATED
 	if record.Mode != logmap.ModePTY {
-		record.RawLogs = rawLogs(record.SandboxID, record.Name, record.Attempt)
+		// The runtime counts its first attempt only, and goes on in that raw log.
+		first := labelled(s.cfg.PodLogsDir, c.Id, c.PodSandboxId, c.Labels, c.Annotations, c.GetMetadata().GetAttempt())
+		record.RawLogs = rawLogs(record.SandboxID, record.Name, record.Attempt, rawLogs(first.SandboxID, first.Name, first.Attempt)...)
 	}
 	if record.Started {
 		s.observe(ctx, &record)

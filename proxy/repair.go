@@ -81,7 +81,7 @@ func (s *Server) repairUnknown(ctx context.Context, st *runtimeapi.ContainerStat
 			return false
 		}
 	}
-	record := s.labelled(st.GetId(), "", st.GetLabels(), st.GetAnnotations(), st.GetMetadata().GetAttempt())
+	record := s.labelled(ctx, st.GetId(), "", st.GetLabels(), st.GetAnnotations(), st.GetMetadata().GetAttempt())
 	if record.KubeletID == "" || record.KubeletID == st.Id {
 		return false
 	}

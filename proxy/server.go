@@ -71,6 +71,8 @@ type Server struct {
 	repairs atomic.Pointer[personality.Set] // for the last runtime that has told its name
 	ending  sync.Map                        // see endAttempts: ID of kubelet's ▸ *logmap.Attempt
 
+	hanging atomic.Int32 // looks at kubelet's log directories that have not come back
+
 	missing          map[string]bool // containers that the last reconcile did not find; its own
 	missingSandboxes map[string]bool // the same
 }

@@ -31,6 +31,7 @@ type options struct {
 	libvirt   string // path of a socket
 	format    converter.Format
 	rawRetain int64
+	logDir    string // of our own log; "" for stderr
 }
 
 const helpHead = `Usage: cri-logproxy [serve] [flags]
@@ -57,8 +58,6 @@ Exit codes: 0 stopped by SIGTERM or SIGINT, 1 failure, 2 wrong command line.
 var glogFlags = []struct{ name, usage string }{
 	{"v", "`level` of detail in our own log: 1 lifecycle, 2 rotation"},
 	{"vmodule", "-v for single source files: `pattern=level`,…"},
-	{"logtostderr", "log to standard error; false: to files in --log_dir"},
-	{"log_dir", "`directory` for our own log, with --logtostderr=false"},
 }
 
 // parseFlags reads the command line of serve. It returns flag.ErrHelp when help
@@ -83,11 +82,12 @@ func parseFlags(args []string, out io.Writer) (*options, error) {
 	for _, g := range glogFlags {
 		fs.Var(flag.Lookup(g.name).Value, g.name, g.usage)
 	}
-	// glog's own default is a file in /tmp.
-	if err := fs.Set("logtostderr", "true"); err != nil {
+	toStderr := fs.Bool("logtostderr", true, "log to standard error; false: to "+ownLogFile+" in --log_dir")
+	logDir := fs.String("log_dir", "", "`directory` for our own log, with --logtostderr=false")
+	// glog's own default is a file in /tmp. See openLog.
+	if err := flag.Set("logtostderr", "true"); err != nil {
 		return nil, err
 	}
-	fs.Lookup("logtostderr").DefValue = "true"
 
 	if err := fs.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -160,8 +160,11 @@ func parseFlags(args []string, out io.Writer) (*options, error) {
 	if o.format, err = converter.ParseFormat(*format); err != nil {
 		return nil, usageError{fmt.Errorf("--log-format: %w", err)}
 	}
-	if err := checkLogDir(fs.Lookup("logtostderr").Value.String(), fs.Lookup("log_dir").Value.String()); err != nil {
-		return nil, usageError{err}
+	if !*toStderr {
+		if fi, err := os.Stat(*logDir); err != nil || !fi.IsDir() {
+			return nil, usageError{fmt.Errorf("--logtostderr=false: want --log_dir with a directory that exists, have %q", *logDir)}
+		}
+		o.logDir = *logDir
 	}
 	// What glog checks before it lets a log line through without a complaint.
 	return &o, flag.CommandLine.Parse(nil)
@@ -200,16 +203,4 @@ func sameSocket(a, b string) bool {
 		return path
 	}
 	return resolve(a) == resolve(b)
-}
-
-// checkLogDir refuses what glog answers with files in the directory for
-// temporary ones.
-func checkLogDir(toStderr, dir string) error {
-	if toStderr == "true" {
-		return nil
-	}
-	if fi, err := os.Stat(dir); err != nil || !fi.IsDir() {
-		return fmt.Errorf("--logtostderr=false: want --log_dir with a directory that exists, have %q", dir)
-	}
-	return nil
 }

@@ -24,6 +24,7 @@ const (
 type usageError struct{ error }
 
 func main() {
+	stderr := os.Stderr // see openLog
 	err := run(os.Args[1:], os.Stdout)
 	glog.Flush()
 	if err == nil || errors.Is(err, flag.ErrHelp) {
@@ -31,10 +32,10 @@ func main() {
 	}
 	var usage usageError
 	if errors.As(err, &usage) {
-		fmt.Fprintf(os.Stderr, "cri-logproxy: %v (cri-logproxy --help lists the flags)\n", err)
+		fmt.Fprintf(stderr, "cri-logproxy: %v (cri-logproxy --help lists the flags)\n", err)
 		os.Exit(exitUsage)
 	}
-	fmt.Fprintf(os.Stderr, "cri-logproxy: %v\n", err)
+	fmt.Fprintf(stderr, "cri-logproxy: %v\n", err)
 	os.Exit(exitFailure)
 }
 

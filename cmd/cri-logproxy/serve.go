@@ -30,6 +30,11 @@ func serve(args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	finishLog, err := openLog(o.logDir)
+	if err != nil {
+		return err
+	}
+	defer finishLog()
 	ctx, restoreSignals := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer restoreSignals()
 	told := make(chan struct{})

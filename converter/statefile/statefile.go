@@ -118,7 +118,13 @@ func Peek(path string, version int, v any) error {
 	return nil
 }
 
-// List returns the paths of the state files in dir.
+// IsUnwritable says that err is of a disk that is full or read-only. What is not
+// on disk is in the memory of its writer then, who tries again.
+func IsUnwritable(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EROFS)
+}
+
+// List returns the paths of the state files in dir; none if it is not there.
 func List(dir string) ([]string, error) {
 	return list(dir, func(name string) bool { return strings.HasSuffix(name, Suffix) })
 }
@@ -127,6 +133,9 @@ func List(dir string) ([]string, error) {
 // name, and that must be readable.
 func list(dir string, match func(name string) bool) ([]string, error) {
 	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
 	var paths []string
 	for _, e := range entries {
 		if match(e.Name()) {
@@ -136,7 +145,7 @@ func list(dir string, match func(name string) bool) ([]string, error) {
 	return paths, err
 }
 
-// Write replaces the file at path. After a crash of the process there is the
+// Write replaces the file at path, and makes its directory if need be. After a crash of the process there is the
 // old content or the new one; with durable, the same holds after a power cut,
 // and the new one is there once Write has returned. The same failure reads the
 // same each time: its error does not name the temporary file.
@@ -157,6 +166,11 @@ func Write(path string, version int, v any, durable bool) error {
 
 func write(path string, b []byte, durable bool) error {
 	tmp, err := os.CreateTemp(filepath.Dir(path), tmpPrefix+"*")
+	if errors.Is(err, fs.ErrNotExist) { // it could not be made until now
+		if err = os.MkdirAll(filepath.Dir(path), 0o700); err == nil {
+			tmp, err = os.CreateTemp(filepath.Dir(path), tmpPrefix+"*")
+		}
+	}
 	if err != nil {
 		return err
 	}

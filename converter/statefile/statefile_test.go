@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -253,8 +254,8 @@ func TestWriteFails(t *testing.T) {
 	if err := Write(path, 1, func() {}, true); err == nil {
 		t.Error("wrote a func")
 	}
-	if err := Write(filepath.Join(dir, "missing", "x"), 1, sample, true); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("wrote to a missing directory: %v", err)
+	if err := Write(filepath.Join(path, "x"), 1, sample, true); !errors.Is(err, syscall.ENOTDIR) {
+		t.Errorf("wrote below a file: %v", err)
 	}
 	must(t, os.Mkdir(filepath.Join(dir, "d.json"), 0o700))
 	if err := Write(filepath.Join(dir, "d.json"), 1, sample, true); err == nil {
@@ -262,6 +263,21 @@ func TestWriteFails(t *testing.T) {
 	}
 	expectFiles(t, dir, "d.json", "x.json")
 	must(t, Read(path, 1, &state{}))
+}
+
+// TestNoDirectory has one that could not be made: it is empty, until the disk is
+// well again.
+func TestNoDirectory(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state", "records")
+	path := filepath.Join(dir, "x"+Suffix)
+	must(t, Clean(dir))
+	must(t, Remove(path))
+	if files, err := List(dir); err != nil || len(files) > 0 {
+		t.Errorf("List: %q, %v", files, err)
+	}
+	must(t, Write(path, 1, sample, true))
+	must(t, Read(path, 1, &state{}))
+	expectFiles(t, dir, "x.json")
 }
 
 // FuzzDecode checks that no input makes Decode panic, and that what it reads is

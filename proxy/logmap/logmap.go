@@ -64,6 +64,9 @@ type Container struct {
 	// RawLogs are the paths, relative to the raw-log directory, that the raw
 	// log may have, the likeliest first. Empty in ModePTY.
 	RawLogs []string `json:"rawLogs,omitempty"`
+	// FirstRawLogs are the names of the attempt that the runtime has made the
+	// container for, which may go on in that raw log for good; nil in that attempt.
+	FirstRawLogs []string `json:"firstRawLogs,omitempty"`
 	// RawAppends says that the raw log keeps its content when the VM starts.
 	RawAppends bool `json:"rawAppends,omitempty"`
 	// ContainerLog is the absolute path that kubelet reads; "" if it gave none
@@ -110,7 +113,7 @@ const version = 1
 // would not know now.
 type Map struct {
 	dir    string
-	lock   *os.File
+	lock   *os.File // nil: it could not be made
 	writer *writer
 
 	closing sync.Once
@@ -134,17 +137,30 @@ func (e *InUseError) Error() string {
 }
 
 // Open locks and reads the state directory dir, making it if need be. damaged
-// are the records that could not be read: they have been set aside, and the
-// rest is good. The caller must Close the Map.
+// is what it goes on without: records that could not be read, which have been
+// set aside, and a disk that cannot be written. The rest is good. The caller must
+// Close the Map.
 func Open(dir string) (m *Map, damaged []error, err error) {
 	m = &Map{dir: dir}
+	var unwritable error // no reason not to serve: kubelet would have no runtime just when it must evict
 	for _, d := range []string{m.containerDir(), m.sandboxDir(), m.attemptDir()} {
-		if err := os.MkdirAll(d, 0o700); err != nil {
+		err := os.MkdirAll(d, 0o700)
+		switch {
+		case statefile.IsUnwritable(err):
+			unwritable = cmp.Or(unwritable, err)
+		case err != nil:
 			return nil, nil, fmt.Errorf("make state directory: %w: run as root, or set --state-dir", err)
 		}
 	}
-	if m.lock, err = lock(dir); err != nil {
-		return nil, nil, err
+	m.lock, err = lock(dir)
+	switch {
+	case statefile.IsUnwritable(err), unwritable != nil && errors.Is(err, os.ErrNotExist):
+		unwritable = cmp.Or(unwritable, err)
+	case err != nil:
+		return nil, nil, errors.Join(err, m.unlock())
+	}
+	if unwritable != nil {
+		damaged = append(damaged, fmt.Errorf("%w: going on from memory; make room, have the disk be writable, or set --state-dir: a restart must ask the runtime for what is not on disk", unwritable))
 	}
 	for _, d := range []string{m.containerDir(), m.sandboxDir(), m.attemptDir()} {
 		if err := statefile.Clean(d); err != nil {
@@ -163,7 +179,7 @@ func Open(dir string) (m *Map, damaged []error, err error) {
 		damaged = append(damaged, bad...)
 	}
 	if err != nil {
-		m.lock.Close()
+		m.unlock()
 		return nil, nil, fmt.Errorf("read state directory: %w", err)
 	}
 	damaged = append(damaged, m.readRuntime()...)
@@ -177,9 +193,6 @@ func Open(dir string) (m *Map, damaged []error, err error) {
 func Read(dir string) ([]Container, error) {
 	m := &Map{dir: dir}
 	containers, _, err := readAll(m.containerDir(), statefile.Peek, func(c Container) string { return c.ID })
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil // nobody has used it yet
-	}
 	return slices.Collect(maps.Values(containers)), err
 }
 
@@ -189,15 +202,21 @@ func (m *Map) sandboxDir() string   { return filepath.Join(m.dir, "sandboxes") }
 // Close gives the state directory free, when all is written. Only the first
 // call does something.
 func (m *Map) Close() (err error) {
-	m.closing.Do(func() { err = errors.Join(m.writer.close(), m.lock.Close()) })
+	m.closing.Do(func() { err = errors.Join(m.writer.close(), m.unlock()) })
 	return err
 }
 
 // lock takes the state directory for this process, and leaves its name there.
+// Taking it needs no write: on a disk that is full or read-only there is an error,
+// and the lock all the same if its file was there.
 func lock(dir string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("lock state directory: %w", err)
+	path := filepath.Join(dir, "lock")
+	f, openErr := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if errors.Is(openErr, syscall.EROFS) {
+		f, _ = os.Open(path)
+	}
+	if f == nil {
+		return nil, fmt.Errorf("lock state directory: %w", openErr)
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		defer f.Close()
@@ -208,17 +227,27 @@ func lock(dir string) (*os.File, error) {
 		n, _ := f.Read(owner)
 		return nil, &InUseError{Dir: dir, Owner: cmp.Or(strings.TrimSpace(string(owner[:n])), "another process")}
 	}
-	name := fmt.Sprintf("%s (pid %d)\n", filepath.Base(os.Args[0]), os.Getpid())
-	if err := errors.Join(f.Truncate(0), writeAt(f, name)); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("lock state directory: %w", err)
+	err := openErr
+	if err == nil {
+		name := fmt.Sprintf("%s (pid %d)\n", filepath.Base(os.Args[0]), os.Getpid())
+		err = errors.Join(f.Truncate(0), writeAt(f, name))
 	}
-	return f, nil
+	if err != nil {
+		err = fmt.Errorf("lock state directory: %w", err)
+	}
+	return f, err
 }
 
 func writeAt(f *os.File, s string) error {
 	_, err := f.WriteAt([]byte(s), 0)
 	return err
+}
+
+func (m *Map) unlock() error {
+	if m.lock == nil {
+		return nil
+	}
+	return m.lock.Close()
 }
 
 // readAll reads the records of a directory, by their IDs.
