@@ -197,15 +197,15 @@ func (s *Server) unlog(ctx context.Context, record logmap.Container, startErr er
 	return true
 }
 
-// sandboxAnnotations asks the runtime for the annotations of a pod.
-func (s *Server) sandboxAnnotations(ctx context.Context, sandboxID string) (map[string]string, error) {
+// listSandbox asks the runtime for a pod; nil if it does not list it.
+func (s *Server) listSandbox(ctx context.Context, sandboxID string) (*runtimeapi.PodSandbox, error) {
 	var resp runtimeapi.ListPodSandboxResponse
 	if err := s.ask(ctx, "ListPodSandbox", &runtimeapi.ListPodSandboxRequest{Filter: &runtimeapi.PodSandboxFilter{Id: sandboxID}}, &resp); err != nil {
 		return nil, err
 	}
 	for _, p := range resp.Items {
 		if p.Id == sandboxID {
-			return p.Annotations, nil
+			return p, nil
 		}
 	}
 	return nil, nil

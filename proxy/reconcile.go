@@ -90,17 +90,21 @@ func (s *Server) reconcile(ctx context.Context) (again time.Duration) {
 		return 0 // it is gone again; it will be back
 	}
 	if err != nil {
-		glog.Errorf("cannot compare the log map with what the runtime lists, trying again in %v: %v", reconcileAgain, err)
-		return reconcileAgain
+		glog.Errorf("cannot compare the log map with what the runtime lists, trying again in %v: %v", s.lookAgain, err)
+		return s.lookAgain
 	}
-	pods := make(map[string]map[string]string) // annotations
+	pods := make(map[string]*runtimeapi.PodSandbox)
 	for _, p := range sandboxes.Items {
-		pods[p.Id] = p.Annotations
+		pods[p.Id] = p
 	}
 	listed := make(map[string]bool)
 	for _, c := range containers.Containers {
+		pod := pods[c.PodSandboxId]
+		s.reconcileContainer(ctx, c, pod)
 		listed[c.Id] = true
-		s.reconcileContainer(ctx, c, pods[c.PodSandboxId])
+		if _, ok := s.logs.Container(c.Id); !ok && pod == nil && !s.cfg.ours(nil) {
+			again = s.lookAgain // whose it is cannot be told yet
+		}
 	}
 	missing := make(map[string]bool)
 	for _, record := range before {
@@ -112,7 +116,7 @@ func (s *Server) reconcile(ctx context.Context) (again time.Duration) {
 		default:
 			// A runtime that has just started may not know everything yet.
 			missing[record.ID] = true
-			again = reconcileAgain
+			again = s.lookAgain
 		}
 	}
 	s.missing = missing
@@ -122,14 +126,14 @@ func (s *Server) reconcile(ctx context.Context) (again time.Duration) {
 		}
 	}
 	if s.reconcileSandboxes(ctx, sandboxes.Items, sandboxesBefore) {
-		again = reconcileAgain
+		again = s.lookAgain
 	}
 	return again
 }
 
 // reconcileContainer makes the record of a container agree with what the
 // runtime lists.
-func (s *Server) reconcileContainer(ctx context.Context, c *runtimeapi.Container, pod map[string]string) {
+func (s *Server) reconcileContainer(ctx context.Context, c *runtimeapi.Container, pod *runtimeapi.PodSandbox) {
 	record, ok := s.logs.Container(c.Id)
 	switch {
 	case !ok:
@@ -183,10 +187,12 @@ func (s *Server) reconcileSandboxes(ctx context.Context, items []*runtimeapi.Pod
 }
 
 // rebuild puts a container on record that was made before the record began, and
-// goes on with its conversion. pod are the annotations of its pod.
-func (s *Server) rebuild(ctx context.Context, c *runtimeapi.Container, pod map[string]string) (logmap.Container, bool) {
-	if !s.cfg.ours(pod) {
-		s.others.add(c.Id)
+// goes on with its conversion. pod is nil if the runtime does not list it.
+func (s *Server) rebuild(ctx context.Context, c *runtimeapi.Container, pod *runtimeapi.PodSandbox) (logmap.Container, bool) {
+	if !s.cfg.ours(pod.GetAnnotations()) {
+		if pod != nil { // else it may be ours: CRIProxy leaves a runtime out that fails
+			s.others.add(c.Id)
+		}
 		return logmap.Container{}, false
 	}
 	record := s.labelled(c.Id, c.PodSandboxId, c.Labels, c.Annotations, c.GetMetadata().GetAttempt())
@@ -194,7 +200,7 @@ func (s *Server) rebuild(ctx context.Context, c *runtimeapi.Container, pod map[s
 		glog.V(1).Infof("container %s is not on record, and %s: it gets no log", c.Id, record.Problem)
 		return record, false
 	}
-	record.Mode, record.ModeProblem = s.cfg.mode(pod)
+	record.Mode, record.ModeProblem = s.cfg.mode(pod.GetAnnotations())
 	record.Started = c.State != runtimeapi.ContainerState_CONTAINER_CREATED
 	if record.Mode != logmap.ModePTY {
 		record.RawLogs = rawLogs(record.SandboxID, record.Name, record.Attempt)
@@ -229,7 +235,7 @@ func (s *Server) container(ctx context.Context, id string) (record logmap.Contai
 	}
 	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
 	defer cancel()
-	pod, err := s.sandboxAnnotations(ctx, found.PodSandboxId)
+	pod, err := s.listSandbox(ctx, found.PodSandboxId)
 	if err != nil {
 		return logmap.Container{}, false
 	}

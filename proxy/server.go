@@ -70,6 +70,7 @@ type Server struct {
 	repairs atomic.Pointer[personality.Set] // for the runtime that is there now
 	ending  sync.Map                        // see endAttempts: ID of kubelet's ▸ *logmap.Attempt
 
+	lookAgain        time.Duration   // reconcileAgain; tests have less time
 	missing          map[string]bool // containers that the last reconcile did not find; its own
 	missingSandboxes map[string]bool // the same
 }
@@ -78,7 +79,7 @@ type Server struct {
 // converters, and has consoles set up by libvirt; consoles may be nil. The
 // caller closes all three, after Run has returned.
 func New(cfg Config, logs *logmap.Map, converters *converter.Manager, consoles Consoles) (*Server, error) {
-	s := &Server{cfg: cfg, logs: logs, converters: converters, consoles: consoles}
+	s := &Server{cfg: cfg, logs: logs, converters: converters, consoles: consoles, lookAgain: reconcileAgain}
 	s.choose(Peer{})
 	runtime, err := dialRuntime(cfg.RuntimeSocket, s.runtimeIs)
 	if err != nil {
