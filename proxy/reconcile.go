@@ -77,6 +77,7 @@ func (s *Server) ask(ctx context.Context, method string, req, resp proto.Message
 func (s *Server) reconcile(ctx context.Context) (again time.Duration) {
 	ctx, cancel := context.WithTimeout(ctx, reconcileTimeout)
 	defer cancel()
+	defer s.removed.watch()()
 	before := s.logs.Containers()
 	sandboxesBefore := s.logs.Sandboxes()
 	othersBefore := s.others.all()
@@ -164,12 +165,12 @@ func (s *Server) reconcileSandboxes(ctx context.Context, items []*runtimeapi.Pod
 	listed := make(map[string]bool)
 	for _, p := range items {
 		listed[p.Id] = true
-		if _, ok := s.logs.Sandbox(p.Id); !ok && s.cfg.ours(p.Annotations) {
+		if s.cfg.ours(p.Annotations) {
 			meta := p.GetMetadata()
-			s.recorded(s.logs.PutSandbox(logmap.Sandbox{
+			s.recorded(s.logs.AddSandbox(logmap.Sandbox{
 				ID: p.Id, Namespace: meta.GetNamespace(), Name: meta.GetName(), UID: meta.GetUid(),
 				LogDirectory: podLogDirectory(s.cfg.PodLogsDir, meta.GetNamespace(), meta.GetName(), meta.GetUid()),
-			}))
+			}, func() bool { return s.removed.has(p.Id) }))
 		}
 	}
 	missing := make(map[string]bool)
@@ -187,7 +188,8 @@ func (s *Server) reconcileSandboxes(ctx context.Context, items []*runtimeapi.Pod
 }
 
 // rebuild puts a container on record that was made before the record began, and
-// goes on with its conversion. pod is nil if the runtime does not list it.
+// goes on with its conversion. pod is nil if the runtime does not list it. The
+// caller watches for removals.
 func (s *Server) rebuild(ctx context.Context, c *runtimeapi.Container, pod *runtimeapi.PodSandbox) (logmap.Container, bool) {
 	if !s.cfg.ours(pod.GetAnnotations()) {
 		if pod != nil { // else it may be ours: CRIProxy leaves a runtime out that fails
@@ -208,14 +210,17 @@ func (s *Server) rebuild(ctx context.Context, c *runtimeapi.Container, pod *runt
 	if record.Started {
 		s.observe(ctx, &record)
 	}
-	added, err := s.logs.AddContainer(record)
+	added, err := s.logs.AddContainer(record, func() bool { return s.removed.has(c.Id) || s.removed.has(c.PodSandboxId) })
 	s.recorded(err)
-	if !added { // CreateContainer has answered meanwhile: it knows better
+	if !added { // it was removed, or CreateContainer has answered meanwhile and knows better
 		return s.logs.Container(c.Id)
 	}
 	glog.Infof("container %s (%s/%s %s) was not on record; by its labels, %s", c.Id, record.Namespace, record.Pod, record.Name, mapping(record, s.rawRoot()))
 	if record.Started {
 		s.goOn(ctx, record)
+	}
+	if _, ok := s.logs.Container(c.Id); !ok { // it was removed meanwhile
+		s.recorded(s.converters.Forget(ctx, c.Id))
 	}
 	return record, true
 }
@@ -229,6 +234,7 @@ func (s *Server) container(ctx context.Context, id string) (record logmap.Contai
 	if s.others.has(id) {
 		return logmap.Container{}, false
 	}
+	defer s.removed.watch()()
 	found := s.list(ctx, id)
 	if found == nil {
 		return logmap.Container{}, false

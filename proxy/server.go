@@ -70,6 +70,8 @@ type Server struct {
 	repairs atomic.Pointer[personality.Set] // for the runtime that is there now
 	ending  sync.Map                        // see endAttempts: ID of kubelet's ▸ *logmap.Attempt
 
+	removed removals // what kubelet removes while the runtime's lists are looked at
+
 	lookAgain        time.Duration   // reconcileAgain; tests have less time
 	missing          map[string]bool // containers that the last reconcile did not find; its own
 	missingSandboxes map[string]bool // the same
