@@ -88,7 +88,7 @@ func (s *Server) reconcile(ctx context.Context) (again time.Duration) {
 		err = s.ask(ctx, "ListContainers", &runtimeapi.ListContainersRequest{}, &containers)
 	}
 	if errors.Is(ctx.Err(), context.Canceled) || status.Code(err) == codes.Unavailable {
-		return 0 // it is gone again; it will be back
+		return s.lookAgain // or as soon as the connection is another one
 	}
 	if err != nil {
 		glog.Errorf("cannot compare the log map with what the runtime lists, trying again in %v: %v", s.lookAgain, err)
@@ -100,6 +100,9 @@ func (s *Server) reconcile(ctx context.Context) (again time.Duration) {
 	}
 	listed := make(map[string]bool)
 	for _, c := range containers.Containers {
+		if ctx.Err() != nil { // a disk hangs
+			return s.lookAgain
+		}
 		pod := pods[c.PodSandboxId]
 		s.reconcileContainer(ctx, c, pod)
 		listed[c.Id] = true

@@ -6,9 +6,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"testing"
+	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-logproxy/cri-logproxy/libvirt"
@@ -55,6 +59,21 @@ func lists(b *proxytest.Backend, pods ...string) {
 	}))
 }
 
+// foundRig is a proxy that has found the VM of pod "pod", whose logs are there.
+func foundRig(t *testing.T, again time.Duration) *rig {
+	r := newRig(t, nil, nil)
+	r.stop()
+	r.again = again
+	lists(r.backend, "pod")
+	if err := os.WriteFile(r.podLog("pod", "0.log"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r.writeRaw("uid-pod/_0.log", "boot\n")
+	r.start()
+	eventually(t, "it is found", func() bool { return r.onRecord("pod") })
+	return r
+}
+
 // onRecord says that the container and the sandbox of a pod are.
 func (r *rig) onRecord(pod string) bool {
 	_, c := r.logs.Container("c-" + pod)
@@ -93,5 +112,42 @@ func TestRemovedMeanwhile(t *testing.T) {
 	eventually(t, "the proxy has looked at all", func() bool { return r.onRecord("before") && r.onRecord("after") })
 	if !r.forgotten() {
 		t.Error("the removed pod is on record")
+	}
+}
+
+// TestRuntimeSaysUnavailable has the runtime itself say so, when it has just
+// started.
+func TestRuntimeSaysUnavailable(t *testing.T) {
+	r := foundRig(t, 20*time.Millisecond)
+	var asked atomic.Bool
+	r.backend.Handle("ListPodSandbox", proxytest.Typed(func(context.Context, *runtimeapi.ListPodSandboxRequest) (*runtimeapi.ListPodSandboxResponse, error) {
+		if asked.CompareAndSwap(false, true) {
+			return nil, status.Error(codes.Unavailable, "server is not initialized yet")
+		}
+		return &runtimeapi.ListPodSandboxResponse{}, nil
+	}))
+	log := r.podLog("pod", "0.log")
+	r.loseState()
+	r.writeRaw("uid-pod/_0.log", "goes on\n")
+	eventually(t, "the line", func() bool { return slices.Contains(contents(t, log), "goes on") })
+}
+
+// TestStopWhileLooking stops the proxy while it looks at VMs, each of which takes
+// its time: the rest of them is for the next process.
+func TestStopWhileLooking(t *testing.T) {
+	asked := make(chan bool, 10)
+	r := newRig(t, nil, nil)
+	r.stop()
+	fake := &domains{asking: func(ctx context.Context) {
+		asked <- true
+		<-ctx.Done()
+	}}
+	r.libvirt = fake
+	lists(r.backend, "a", "b", "c")
+	r.start()
+	<-asked
+	r.stop()
+	if n := fake.asked.Load(); n != 1 {
+		t.Errorf("libvirt was asked %d times", n)
 	}
 }
