@@ -197,6 +197,17 @@ func (s *Server) unlog(ctx context.Context, record logmap.Container, startErr er
 	return true
 }
 
+// runs says that the VM of a container runs, by what libvirt says.
+func (s *Server) runs(ctx context.Context, id string) bool {
+	if s.consoles == nil {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
+	defer cancel()
+	serial, err := s.consoles.Serial(ctx, id)
+	return err == nil && serial.Active
+}
+
 // listSandbox asks the runtime for a pod; nil if it does not list it.
 func (s *Server) listSandbox(ctx context.Context, sandboxID string) (*runtimeapi.PodSandbox, error) {
 	var resp runtimeapi.ListPodSandboxResponse

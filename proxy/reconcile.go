@@ -72,13 +72,13 @@ func (s *Server) ask(ctx context.Context, method string, req, resp proto.Message
 }
 
 // reconcile makes the log map agree with the runtime, each time that it is
-// there again: what it lists and the map lacks is put on record, what is missing
-// twice is forgotten. It returns when it should be called again, 0 for not.
+// there again: what it lists and the map lacks is put on record, what it does not
+// list any more is forgotten. It returns when it should be called again, 0 for not.
 func (s *Server) reconcile(ctx context.Context) (again time.Duration) {
 	ctx, cancel := context.WithTimeout(ctx, reconcileTimeout)
 	defer cancel()
 	defer s.removed.watch()()
-	before := s.logs.Containers()
+	before := idsOf(s.logs.Containers())
 	sandboxesBefore := s.logs.Sandboxes()
 	othersBefore := s.others.all()
 	var containers runtimeapi.ListContainersResponse
@@ -98,7 +98,7 @@ func (s *Server) reconcile(ctx context.Context) (again time.Duration) {
 	for _, p := range sandboxes.Items {
 		pods[p.Id] = p
 	}
-	listed := make(map[string]bool)
+	listed, ours := make(map[string]bool), make(map[string]bool)
 	for _, c := range containers.Containers {
 		if ctx.Err() != nil { // a disk hangs
 			return s.lookAgain
@@ -106,30 +106,29 @@ func (s *Server) reconcile(ctx context.Context) (again time.Duration) {
 		pod := pods[c.PodSandboxId]
 		s.reconcileContainer(ctx, c, pod)
 		listed[c.Id] = true
-		if _, ok := s.logs.Container(c.Id); !ok && pod == nil && !s.cfg.ours(nil) {
+		if _, ok := s.logs.Container(c.Id); ok {
+			ours[c.Id] = true
+		} else if pod == nil && !s.cfg.ours(nil) {
 			again = s.lookAgain // whose it is cannot be told yet
 		}
 	}
-	missing := make(map[string]bool)
-	for _, record := range before {
-		switch {
-		case listed[record.ID]:
-		case s.missing[record.ID]:
-			glog.Infof("container %s (%s/%s %s) is gone from the runtime", record.ID, record.Namespace, record.Pod, record.Name)
-			s.forget(ctx, record.ID)
-		default:
-			// A runtime that has just started may not know everything yet.
-			missing[record.ID] = true
-			again = s.lookAgain
-		}
-	}
-	s.missing = missing
 	for _, id := range othersBefore {
 		if !listed[id] {
 			s.others.remove(id)
 		}
 	}
-	if s.reconcileSandboxes(ctx, sandboxes.Items, sandboxesBefore) {
+	ourPods := make(map[string]bool)
+	for _, p := range sandboxes.Items {
+		if ctx.Err() != nil {
+			return s.lookAgain
+		}
+		s.reconcileSandbox(p)
+		if _, ok := s.logs.Sandbox(p.Id); ok {
+			ourPods[p.Id] = true
+		}
+	}
+	more := s.forgetContainers(ctx, before, ours)
+	if s.forgetSandboxes(ctx, sandboxesBefore, ourPods) || more {
 		again = s.lookAgain
 	}
 	return again
@@ -162,32 +161,16 @@ func (s *Server) isRunning(ctx context.Context, id string) bool {
 	return c != nil && c.State == runtimeapi.ContainerState_CONTAINER_RUNNING
 }
 
-// reconcileSandboxes does the same for sandboxes. more says that it should be
-// called again.
-func (s *Server) reconcileSandboxes(ctx context.Context, items []*runtimeapi.PodSandbox, before []string) (more bool) {
-	listed := make(map[string]bool)
-	for _, p := range items {
-		listed[p.Id] = true
-		if s.cfg.ours(p.Annotations) {
-			meta := p.GetMetadata()
-			s.recorded(s.logs.AddSandbox(logmap.Sandbox{
-				ID: p.Id, Namespace: meta.GetNamespace(), Name: meta.GetName(), UID: meta.GetUid(),
-				LogDirectory: podLogDirectory(s.cfg.PodLogsDir, meta.GetNamespace(), meta.GetName(), meta.GetUid()),
-			}, func() bool { return s.removed.has(p.Id) }))
-		}
+// reconcileSandbox puts a sandbox on record that the runtime lists.
+func (s *Server) reconcileSandbox(p *runtimeapi.PodSandbox) {
+	if !s.cfg.ours(p.Annotations) {
+		return
 	}
-	missing := make(map[string]bool)
-	for _, id := range before {
-		switch {
-		case listed[id]:
-		case s.missingSandboxes[id] && len(s.logs.InSandbox(id)) == 0:
-			s.forgetSandbox(ctx, id)
-		default:
-			missing[id] = true
-		}
-	}
-	s.missingSandboxes = missing
-	return len(missing) > 0
+	meta := p.GetMetadata()
+	s.recorded(s.logs.AddSandbox(logmap.Sandbox{
+		ID: p.Id, Namespace: meta.GetNamespace(), Name: meta.GetName(), UID: meta.GetUid(),
+		LogDirectory: podLogDirectory(s.cfg.PodLogsDir, meta.GetNamespace(), meta.GetName(), meta.GetUid()),
+	}, func() bool { return s.removed.has(p.Id) }))
 }
 
 // rebuild puts a container on record that was made before the record began, and

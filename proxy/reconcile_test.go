@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -81,12 +82,102 @@ func (r *rig) onRecord(pod string) bool {
 	return c && s
 }
 
+// kept says that nothing of pod "pod" is forgotten.
+func (r *rig) kept() bool {
+	_, err := os.Stat(filepath.Join(r.cfg.VMLogDir, "uid-pod", "_0.log"))
+	return r.onRecord("pod") && err == nil
+}
+
 // forgotten says that nothing is left of pod "pod".
 func (r *rig) forgotten() bool {
 	_, c := r.logs.Container("c-pod")
 	_, s := r.logs.Sandbox("uid-pod")
 	_, err := os.Stat(filepath.Join(r.cfg.VMLogDir, "uid-pod"))
 	return !c && !s && errors.Is(err, fs.ErrNotExist)
+}
+
+// looks counts how often the proxy has asked what there is.
+func (r *rig) looks() (n int) {
+	for _, c := range r.backend.Journal() {
+		if strings.HasSuffix(c.Method, "/ListContainers") {
+			n++
+		}
+	}
+	return n
+}
+
+// awaitLooks waits until the proxy has asked so often.
+func (r *rig) awaitLooks(n int) {
+	r.t.Helper()
+	eventually(r.t, "the proxy looks again", func() bool { return r.looks() >= n })
+}
+
+// TestGone has a VM go while the proxy is down: what is on record goes too, and
+// its raw logs, but not at the first look.
+func TestGone(t *testing.T) {
+	r := foundRig(t, 20*time.Millisecond)
+	r.stop()
+	lists(r.backend, "other")
+	r.start()
+	eventually(t, "it is forgotten", r.forgotten)
+	if _, err := os.Stat(r.podLog("pod", "0.log")); err != nil {
+		t.Errorf("its log belongs to kubelet: %v", err)
+	}
+	if !r.onRecord("other") {
+		t.Error("and the other one too")
+	}
+}
+
+// TestMissingAtOnce has a runtime hang up again and again while it does not know
+// all yet: each time it is looked at, but all in less than reconcileAgain.
+func TestMissingAtOnce(t *testing.T) {
+	t.Parallel()
+	r := foundRig(t, 0)
+	lists(r.backend, "other")
+	looks := r.looks()
+	r.restart()
+	r.awaitLooks(looks + 1)
+	for n := range 2 { // at the third look, the second is over
+		r.backend.Stop()
+		if err := r.backend.Restart(); err != nil {
+			t.Fatal(err)
+		}
+		r.awaitLooks(looks + 2 + n)
+	}
+	if !r.kept() {
+		t.Error("forgotten within seconds")
+	}
+}
+
+// TestNothingListed has another runtime at the socket for a while, or CRIProxy
+// without Virtlet's containers. What is gone is forgotten when a VM is listed.
+func TestNothingListed(t *testing.T) {
+	r := foundRig(t, 20*time.Millisecond)
+	lists(r.backend)
+	r.restart()
+	r.awaitLooks(r.looks() + 5)
+	if !r.kept() {
+		t.Error("forgotten, because another runtime was there")
+	}
+	lists(r.backend, "other")
+	eventually(t, "it is forgotten", r.forgotten)
+}
+
+// TestRunsUnlisted has a VM run that the runtime does not list.
+func TestRunsUnlisted(t *testing.T) {
+	r := foundRig(t, 20*time.Millisecond)
+	r.stop()
+	fake := &domains{}
+	r.libvirt = fake
+	lists(r.backend, "other")
+	r.start()
+	eventually(t, "libvirt is asked", func() bool { return fake.asked.Load() > 1 }) // once for the other one
+	r.awaitLooks(r.looks() + 5)
+	if !r.kept() {
+		t.Error("forgotten, and it runs")
+	}
+	fake.stopped.Store(true)
+	eventually(t, "it is forgotten", r.forgotten)
 }
 
 // TestRemovedMeanwhile has kubelet remove a pod that is in the list that the proxy

@@ -72,22 +72,24 @@ type Server struct {
 
 	removed removals // what kubelet removes while the runtime's lists are looked at
 
-	lookAgain        time.Duration   // reconcileAgain; tests have less time
-	missing          map[string]bool // containers that the last reconcile did not find; its own
-	missingSandboxes map[string]bool // the same
+	lookAgain        time.Duration // reconcileAgain; tests have less time
+	missing          missing       // containers on record that the runtime does not list; reconcile's own
+	missingSandboxes missing       // the same
+	doubting         bool          // see forgetContainers
 }
 
 // New makes a Server that keeps its records in logs and its converters in
 // converters, and has consoles set up by libvirt; consoles may be nil. The
 // caller closes all three, after Run has returned.
 func New(cfg Config, logs *logmap.Map, converters *converter.Manager, consoles Consoles) (*Server, error) {
-	s := &Server{cfg: cfg, logs: logs, converters: converters, consoles: consoles, lookAgain: reconcileAgain}
+	s := &Server{cfg: cfg, logs: logs, converters: converters, consoles: consoles}
 	s.choose(Peer{})
 	runtime, err := dialRuntime(cfg.RuntimeSocket, s.runtimeIs)
 	if err != nil {
 		return nil, fmt.Errorf("runtime endpoint: %w", err)
 	}
 	s.runtime = runtime
+	s.lookAgain = reconcileAgain
 	s.grpc = grpc.NewServer(
 		grpc.ForceServerCodecV2(newCodec()),
 		grpc.UnknownServiceHandler(s.forward),
