@@ -101,23 +101,24 @@ func (s *Server) setConsole(ctx context.Context, record *logmap.Container, file 
 }
 
 // observed completes a record by what libvirt says of its domain: the truth
-// about the raw log.
-func (s *Server) observed(record *logmap.Container, serial libvirt.Serial) {
+// about the raw log. It reports whether it is one that we can read.
+func (s *Server) observed(record *logmap.Container, serial libvirt.Serial) bool {
 	file := serial.File()
 	if file == "" {
 		if record.Mode != logmap.ModePTY {
 			s.notice(record, fmt.Sprintf("libvirt does not log this VM's console, a %s, to a file; a pod that is made anew gets mode %s", serial.Type, record.Mode))
 		}
-		return
+		return false
 	}
 	name, err := filepath.Rel(s.cfg.VMLogLocation, file)
 	if err != nil || !filepath.IsLocal(name) {
 		s.notice(record, fmt.Sprintf("libvirt writes this VM's console to %s, which is not below --vm-log-location %s", file, s.cfg.VMLogLocation))
-		return
+		return false
 	}
 	if record.Mode != logmap.ModePTY {
 		record.RawLogs, record.RawAppends = []string{name}, serial.Appends
 	}
+	return true
 }
 
 // observe completes the record of a VM that was started before the proxy came.
@@ -130,15 +131,17 @@ func (s *Server) observe(ctx context.Context, record *logmap.Container) {
 		glog.V(1).Infof("container %s: not asking libvirt where its raw log is: %v", record.ID, err)
 		return
 	}
-	switch {
-	case serial.File() == "":
+	if serial.File() == "" {
 		record.Mode, record.RawLogs = logmap.ModePTY, nil
-	case serial.Type == string(libvirt.File):
-		record.Mode = logmap.ModeFile
-	default:
-		record.Mode = logmap.ModeBoth
+		return
 	}
-	s.observed(record, serial)
+	wanted := record.Mode
+	if record.Mode = logmap.ModeBoth; serial.Type == string(libvirt.File) {
+		record.Mode = logmap.ModeFile
+	}
+	if !s.observed(record, serial) {
+		record.Mode = wanted // it goes with the names of the raw log
+	}
 }
 
 // checkConsole looks at the VM that has just started: one that goes on from a
@@ -194,15 +197,26 @@ func (s *Server) unlog(ctx context.Context, record logmap.Container, startErr er
 	return true
 }
 
-// sandboxAnnotations asks the runtime for the annotations of a pod.
-func (s *Server) sandboxAnnotations(ctx context.Context, sandboxID string) (map[string]string, error) {
+// runs says that the VM of a container runs, by what libvirt says.
+func (s *Server) runs(ctx context.Context, id string) bool {
+	if s.consoles == nil {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
+	defer cancel()
+	serial, err := s.consoles.Serial(ctx, id)
+	return err == nil && serial.Active
+}
+
+// listSandbox asks the runtime for a pod; nil if it does not list it.
+func (s *Server) listSandbox(ctx context.Context, sandboxID string) (*runtimeapi.PodSandbox, error) {
 	var resp runtimeapi.ListPodSandboxResponse
 	if err := s.ask(ctx, "ListPodSandbox", &runtimeapi.ListPodSandboxRequest{Filter: &runtimeapi.PodSandboxFilter{Id: sandboxID}}, &resp); err != nil {
 		return nil, err
 	}
 	for _, p := range resp.Items {
 		if p.Id == sandboxID {
-			return p.Annotations, nil
+			return p, nil
 		}
 	}
 	return nil, nil

@@ -197,18 +197,23 @@ func TestRawDirectory(t *testing.T) {
 func TestFoundRunning(t *testing.T) {
 	for _, test := range []struct {
 		name   string
+		node   logmap.Mode
 		domain libvirt.Serial
 		mode   logmap.Mode
 		raw    []string
 	}{
-		{"both", libvirt.Serial{Active: true, Type: "pty", Log: "/var/log/vms/uid-pod/_0.log", Appends: true}, logmap.ModeBoth, []string{"uid-pod/_0.log"}},
-		{"file", libvirt.Serial{Active: true, Type: "file", Path: "/var/log/vms/uid-pod/old_3.log"}, logmap.ModeFile, []string{"uid-pod/old_3.log"}},
-		{"pty", libvirt.Serial{Active: true, Type: "pty"}, logmap.ModePTY, nil},
+		{"both", logmap.ModeFile, libvirt.Serial{Active: true, Type: "pty", Log: "/var/log/vms/uid-pod/_0.log", Appends: true}, logmap.ModeBoth, []string{"uid-pod/_0.log"}},
+		{"file", logmap.ModeFile, libvirt.Serial{Active: true, Type: "file", Path: "/var/log/vms/uid-pod/old_3.log"}, logmap.ModeFile, []string{"uid-pod/old_3.log"}},
+		{"file on a node of ptys", logmap.ModePTY, libvirt.Serial{Active: true, Type: "file", Path: "/var/log/vms/uid-pod/vm_0.log"}, logmap.ModeFile, []string{"uid-pod/vm_0.log"}},
+		{"file elsewhere", logmap.ModePTY, libvirt.Serial{Active: true, Type: "file", Path: "/other/x.log"}, logmap.ModePTY, nil},
+		{"both elsewhere", logmap.ModePTY, libvirt.Serial{Active: true, Type: "pty", Log: "/other/x.log"}, logmap.ModePTY, nil},
+		{"pty", logmap.ModeFile, libvirt.Serial{Active: true, Type: "pty"}, logmap.ModePTY, nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			r := newRig(t, nil, nil)
 			r.stop()
 			r.libvirt = &fakeLibvirt{serial: test.domain}
+			r.cfg.LogMode = test.node
 			oneContainer(r.backend, "c1")
 			r.backend.Handle("ListContainers", proxytest.Typed(func(context.Context, *runtimeapi.ListContainersRequest) (*runtimeapi.ListContainersResponse, error) {
 				return &runtimeapi.ListContainersResponse{Containers: []*runtimeapi.Container{{
@@ -219,7 +224,8 @@ func TestFoundRunning(t *testing.T) {
 			r.start()
 			eventually(t, "the record", func() bool {
 				c, ok := r.logs.Container("c1")
-				return ok && c.Mode == test.mode && slices.Equal(c.RawLogs, test.raw) && c.RawAppends == test.domain.Appends
+				return ok && c.Mode == test.mode && slices.Equal(c.RawLogs, test.raw) && c.RawAppends == test.domain.Appends &&
+					strings.Contains(c.Notice, "not below --vm-log-location") == strings.HasSuffix(test.name, "elsewhere")
 			})
 		})
 	}

@@ -74,6 +74,7 @@ func (s *Server) created(c *call, record logmap.Container) {
 			s.recordEnded(old)
 		}
 	}
+	s.removed.remove(record.ID)
 	s.recorded(s.logs.PutContainer(record))
 	if record.Problem != "" {
 		glog.Errorf("container %s (%s/%s %s) gets no log: %s", record.ID, record.Namespace, record.Pod, record.Name, record.Problem)

@@ -95,6 +95,7 @@ func (s *Server) runPodSandbox(c *call) ([]byte, error) {
 		return answer, nil
 	}
 	meta := req.GetConfig().GetMetadata()
+	s.removed.remove(resp.PodSandboxId)
 	s.recorded(s.logs.PutSandbox(logmap.Sandbox{
 		ID:        resp.PodSandboxId,
 		Namespace: meta.GetNamespace(), Name: meta.GetName(), UID: meta.GetUid(),
@@ -210,6 +211,7 @@ func (s *Server) removeContainer(c *call) ([]byte, error) {
 	answer, err := c.forward(c.request)
 	if gone(err) {
 		s.others.remove(req.ContainerId)
+		s.removed.add(req.ContainerId)
 		s.forget(c.ctx, req.ContainerId)
 	}
 	return answer, err
@@ -247,6 +249,7 @@ func (s *Server) removePodSandbox(c *call) ([]byte, error) {
 	if !gone(err) {
 		return answer, err
 	}
+	s.removed.add(req.PodSandboxId)
 	for _, record := range containers {
 		s.forget(c.ctx, record.ID)
 	}

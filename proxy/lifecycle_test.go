@@ -245,39 +245,6 @@ func TestStateLost(t *testing.T) {
 	}
 }
 
-// TestGoneContainers checks that what the runtime does not have any more is
-// forgotten.
-func TestGoneContainers(t *testing.T) {
-	r := newRig(t, nil, nil)
-	oneContainer(r.backend, "c1")
-	id := r.create("pod", 0, nil)
-	r.startContainer(id)
-	r.stop()
-	r.backend.Handle("ListContainers", proxytest.Typed(func(context.Context, *runtimeapi.ListContainersRequest) (*runtimeapi.ListContainersResponse, error) {
-		return &runtimeapi.ListContainersResponse{Containers: []*runtimeapi.Container{{Id: "another", PodSandboxId: "uid-other", Labels: map[string]string{
-			"io.kubernetes.pod.namespace": "ns", "io.kubernetes.pod.name": "other", "io.kubernetes.pod.uid": "uid-other", "io.kubernetes.container.name": "vm",
-		}}}}, nil
-	}))
-	r.start()
-	onRecord := func(id string) bool {
-		_, ok := r.logs.Container(id)
-		return ok
-	}
-	eventually(t, "the proxy has compared", func() bool { return onRecord("another") })
-	// It is asked twice: a runtime that has just started may not know all yet.
-	if !onRecord(id) {
-		t.Error("forgotten at once")
-	}
-	r.backend.Stop()
-	if err := r.backend.Restart(); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "the container is forgotten", func() bool { return !onRecord(id) })
-	if _, err := os.Stat(r.podLog("pod", "0.log")); err != nil {
-		t.Errorf("its log belongs to kubelet: %v", err)
-	}
-}
-
 // TestRuntimeComesAndGoes checks that calls answer Unavailable at once while the
 // runtime is away, and work again when it is back.
 func TestRuntimeComesAndGoes(t *testing.T) {

@@ -3,7 +3,9 @@ package proxy_test
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -141,5 +143,54 @@ func TestMixedStats(t *testing.T) {
 			t.Errorf("of the container: %v, %v", one, err)
 		}
 		m.stats[vmID] = statsNamed(vmID, vmID)
+	}
+}
+
+// TestMixedPodNotListed has CRIProxy leave the VM's pod out for a moment, because
+// Virtlet fails: the VM does not become a container for that, and kubelet is told
+// no log path that is relative.
+func TestMixedPodNotListed(t *testing.T) {
+	m := newMixed(t)
+	list := func(pods ...*runtimeapi.PodSandbox) {
+		m.backend.Handle("ListPodSandbox", proxytest.Typed(func(context.Context, *runtimeapi.ListPodSandboxRequest) (*runtimeapi.ListPodSandboxResponse, error) {
+			return &runtimeapi.ListPodSandboxResponse{Items: append(pods, &runtimeapi.PodSandbox{Id: "web"})}, nil
+		}))
+	}
+	m.backend.Handle("ContainerStatus", proxytest.Typed(func(_ context.Context, req *runtimeapi.ContainerStatusRequest) (*runtimeapi.ContainerStatusResponse, error) {
+		return &runtimeapi.ContainerStatusResponse{Status: &runtimeapi.ContainerStatus{Id: req.ContainerId, Labels: podLabels("pod"), State: runtimeapi.ContainerState_CONTAINER_RUNNING}}, nil
+	}))
+	list()
+	if _, err := m.client.ListContainers(t.Context(), &runtimeapi.ListContainersRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := m.status(vmID).LogPath, m.podLog("pod", "0.log"); got != want {
+		t.Errorf("log path while its pod is not listed: %q, want %q", got, want)
+	}
+	list(&runtimeapi.PodSandbox{Id: "virtlet.cloud__uid-pod", Annotations: map[string]string{proxy.TargetRuntimeAnnotation: "virtlet.cloud"}})
+	if resp, err := m.client.ListContainers(t.Context(), &runtimeapi.ListContainersRequest{}); err != nil || resp.Containers[0].Id != vmID+"-2" {
+		t.Errorf("the VM is listed as %v, %v", resp, err)
+	}
+	if got, want := m.status(vmID+"-2").LogPath, m.podLog("pod", "2.log"); got != want {
+		t.Errorf("log path: %q, want %q", got, want)
+	}
+}
+
+// TestMixedPodComesLate has the proxy find a VM before its pod is listed.
+func TestMixedPodComesLate(t *testing.T) {
+	m := newMixed(t)
+	m.stop()
+	m.again = 20 * time.Millisecond
+	var looks atomic.Int32
+	m.backend.Handle("ListPodSandbox", proxytest.Typed(func(context.Context, *runtimeapi.ListPodSandboxRequest) (*runtimeapi.ListPodSandboxResponse, error) {
+		resp := &runtimeapi.ListPodSandboxResponse{Items: []*runtimeapi.PodSandbox{{Id: "web"}}}
+		if looks.Add(1) > 1 {
+			resp.Items = append(resp.Items, &runtimeapi.PodSandbox{Id: "virtlet.cloud__uid-pod", Annotations: map[string]string{proxy.TargetRuntimeAnnotation: "virtlet.cloud"}})
+		}
+		return resp, nil
+	}))
+	m.start()
+	eventually(t, "the VM is on record", func() bool { _, ok := m.logs.Container(vmID); return ok })
+	if _, ok := m.logs.Container(webID); ok {
+		t.Error("the container is on record")
 	}
 }

@@ -138,6 +138,9 @@ func mapping(c logmap.Container, rawRoot string) string {
 	if c.ContainerLog == "" {
 		return "it has no log: " + c.Problem
 	}
+	if len(c.RawLogs) == 0 {
+		return "nothing feeds " + c.ContainerLog
+	}
 	return filepath.Join(rawRoot, c.RawLogs[0]) + " feeds " + c.ContainerLog
 }
 

@@ -3,10 +3,8 @@ package proxy_test
 import (
 	"context"
 	"errors"
-	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -164,36 +162,5 @@ func TestShortDeadline(t *testing.T) {
 	defer cancel()
 	if _, err := r.client.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: id}); err != nil {
 		t.Error(err)
-	}
-}
-
-// TestGoneSandbox is a sandbox that went while the proxy was down: its raw logs
-// go too.
-func TestGoneSandbox(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes the 15 s of reconcileAgain")
-	}
-	t.Parallel()
-	r := bothRig(t, &fakeLibvirt{serial: libvirt.Serial{Type: "pty"}})
-	r.backend.Handle("RunPodSandbox", proxytest.Typed(func(context.Context, *runtimeapi.RunPodSandboxRequest) (*runtimeapi.RunPodSandboxResponse, error) {
-		return &runtimeapi.RunPodSandboxResponse{PodSandboxId: "uid-pod"}, nil
-	}))
-	if _, err := r.client.RunPodSandbox(t.Context(), &runtimeapi.RunPodSandboxRequest{Config: r.sandboxConfig("pod")}); err != nil {
-		t.Fatal(err)
-	}
-	id := r.create("pod", 0, nil)
-	r.startContainer(id)
-	r.writeRaw("uid-pod/_0.log", "hello\r\n")
-	r.stop()
-	r.backend.Handle("ListContainers", proxytest.Typed(func(context.Context, *runtimeapi.ListContainersRequest) (*runtimeapi.ListContainersResponse, error) {
-		return &runtimeapi.ListContainersResponse{}, nil
-	}))
-	r.start()
-	eventually(t, "the raw logs are gone", func() bool {
-		_, err := os.Stat(filepath.Join(r.cfg.VMLogDir, "uid-pod"))
-		return errors.Is(err, os.ErrNotExist)
-	})
-	if list := r.logs.Sandboxes(); len(list) > 0 {
-		t.Errorf("sandboxes on record: %s", strings.Join(list, " "))
 	}
 }

@@ -69,12 +69,13 @@ func (s *Server) ask(ctx context.Context, method string, req, resp proto.Message
 }
 
 // reconcile makes the log map agree with the runtime, each time that it is
-// there again: what it lists and the map lacks is put on record, what is missing
-// twice is forgotten. It returns when it should be called again, 0 for not.
+// there again: what it lists and the map lacks is put on record, what it does not
+// list any more is forgotten. It returns when it should be called again, 0 for not.
 func (s *Server) reconcile(ctx context.Context) (again time.Duration) {
 	ctx, cancel := context.WithTimeout(ctx, reconcileTimeout)
 	defer cancel()
-	before := s.logs.Containers()
+	defer s.removed.watch()()
+	before := idsOf(s.logs.Containers())
 	sandboxesBefore := s.logs.Sandboxes()
 	othersBefore := s.others.all()
 	var containers runtimeapi.ListContainersResponse
@@ -84,51 +85,57 @@ func (s *Server) reconcile(ctx context.Context) (again time.Duration) {
 		err = s.ask(ctx, "ListContainers", &runtimeapi.ListContainersRequest{}, &containers)
 	}
 	if errors.Is(ctx.Err(), context.Canceled) || status.Code(err) == codes.Unavailable {
-		return 0 // it is gone again; it will be back
+		return s.lookAgain // or as soon as the connection is another one
 	}
 	if err != nil {
-		glog.Errorf("cannot compare the log map with what the runtime lists, trying again in %v: %v", reconcileAgain, err)
-		return reconcileAgain
+		glog.Errorf("cannot compare the log map with what the runtime lists, trying again in %v: %v", s.lookAgain, err)
+		return s.lookAgain
 	}
-	pods := make(map[string]map[string]string) // annotations
+	pods := make(map[string]*runtimeapi.PodSandbox)
 	for _, p := range sandboxes.Items {
-		pods[p.Id] = p.Annotations
+		pods[p.Id] = p
 	}
 	s.dropAttempts(sandboxes.Items)
 	s.dropOthers(ctx, sandboxes.Items)
-	listed := make(map[string]bool)
+	listed, ours := make(map[string]bool), make(map[string]bool)
 	for _, c := range containers.Containers {
+		if ctx.Err() != nil { // a disk hangs
+			return s.lookAgain
+		}
+		pod := pods[c.PodSandboxId]
+		s.reconcileContainer(ctx, c, pod)
 		listed[c.Id] = true
-		s.reconcileContainer(ctx, c, pods[c.PodSandboxId])
-	}
-	missing := make(map[string]bool)
-	for _, record := range before {
-		switch {
-		case listed[record.ID]:
-		case s.missing[record.ID]:
-			glog.Infof("container %s (%s/%s %s) is gone from the runtime", record.ID, record.Namespace, record.Pod, record.Name)
-			s.forget(ctx, record.ID)
-		default:
-			// A runtime that has just started may not know everything yet.
-			missing[record.ID] = true
-			again = reconcileAgain
+		if _, ok := s.logs.Container(c.Id); ok {
+			ours[c.Id] = true
+		} else if pod == nil && !s.ours(nil) {
+			again = s.lookAgain // whose it is cannot be told yet
 		}
 	}
-	s.missing = missing
 	for _, id := range othersBefore {
 		if !listed[id] {
 			s.others.remove(id)
 		}
 	}
-	if s.reconcileSandboxes(ctx, sandboxes.Items, sandboxesBefore) {
-		again = reconcileAgain
+	ourPods := make(map[string]bool)
+	for _, p := range sandboxes.Items {
+		if ctx.Err() != nil {
+			return s.lookAgain
+		}
+		s.reconcileSandbox(p)
+		if _, ok := s.logs.Sandbox(p.Id); ok {
+			ourPods[p.Id] = true
+		}
+	}
+	more := s.forgetContainers(ctx, before, ours)
+	if s.forgetSandboxes(ctx, sandboxesBefore, ourPods) || more {
+		again = s.lookAgain
 	}
 	return again
 }
 
 // reconcileContainer makes the record of a container agree with what the
 // runtime lists.
-func (s *Server) reconcileContainer(ctx context.Context, c *runtimeapi.Container, pod map[string]string) {
+func (s *Server) reconcileContainer(ctx context.Context, c *runtimeapi.Container, pod *runtimeapi.PodSandbox) {
 	record, ok := s.logs.Container(c.Id)
 	switch {
 	case !ok:
@@ -153,39 +160,26 @@ func (s *Server) isRunning(ctx context.Context, id string) bool {
 	return c != nil && c.State == runtimeapi.ContainerState_CONTAINER_RUNNING
 }
 
-// reconcileSandboxes does the same for sandboxes. more says that it should be
-// called again.
-func (s *Server) reconcileSandboxes(ctx context.Context, items []*runtimeapi.PodSandbox, before []string) (more bool) {
-	listed := make(map[string]bool)
-	for _, p := range items {
-		listed[p.Id] = true
-		if _, ok := s.logs.Sandbox(p.Id); !ok && s.ours(p.Annotations) {
-			meta := p.GetMetadata()
-			s.recorded(s.logs.PutSandbox(logmap.Sandbox{
-				ID: p.Id, Namespace: meta.GetNamespace(), Name: meta.GetName(), UID: meta.GetUid(),
-				LogDirectory: podLogDirectory(s.cfg.PodLogsDir, meta.GetNamespace(), meta.GetName(), meta.GetUid()),
-			}))
-		}
+// reconcileSandbox puts a sandbox on record that the runtime lists.
+func (s *Server) reconcileSandbox(p *runtimeapi.PodSandbox) {
+	if !s.ours(p.Annotations) {
+		return
 	}
-	missing := make(map[string]bool)
-	for _, id := range before {
-		switch {
-		case listed[id]:
-		case s.missingSandboxes[id] && len(s.logs.InSandbox(id)) == 0:
-			s.forgetSandbox(ctx, id)
-		default:
-			missing[id] = true
-		}
-	}
-	s.missingSandboxes = missing
-	return len(missing) > 0
+	meta := p.GetMetadata()
+	s.recorded(s.logs.AddSandbox(logmap.Sandbox{
+		ID: p.Id, Namespace: meta.GetNamespace(), Name: meta.GetName(), UID: meta.GetUid(),
+		LogDirectory: podLogDirectory(s.cfg.PodLogsDir, meta.GetNamespace(), meta.GetName(), meta.GetUid()),
+	}, func() bool { return s.removed.has(p.Id) }))
 }
 
 // rebuild puts a container on record that was made before the record began, and
-// goes on with its conversion. pod are the annotations of its pod.
-func (s *Server) rebuild(ctx context.Context, c *runtimeapi.Container, pod map[string]string) (logmap.Container, bool) {
-	if !s.ours(pod) {
-		s.others.add(c.Id)
+// goes on with its conversion. pod is nil if the runtime does not list it. The
+// caller watches for removals.
+func (s *Server) rebuild(ctx context.Context, c *runtimeapi.Container, pod *runtimeapi.PodSandbox) (logmap.Container, bool) {
+	if !s.ours(pod.GetAnnotations()) {
+		if pod != nil { // else it may be ours: CRIProxy leaves a runtime out that fails
+			s.others.add(c.Id)
+		}
 		return logmap.Container{}, false
 	}
 	record := s.labelled(ctx, c.Id, c.PodSandboxId, c.Labels, c.Annotations, c.GetMetadata().GetAttempt())
@@ -193,7 +187,7 @@ func (s *Server) rebuild(ctx context.Context, c *runtimeapi.Container, pod map[s
 		glog.V(1).Infof("container %s is not on record, and %s: it gets no log", c.Id, record.Problem)
 		return record, false
 	}
-	record.Mode, record.ModeProblem = s.cfg.mode(pod)
+	record.Mode, record.ModeProblem = s.cfg.mode(pod.GetAnnotations())
 	record.Started = c.State != runtimeapi.ContainerState_CONTAINER_CREATED
 	if record.Mode != logmap.ModePTY {
 		// The runtime counts its first attempt only, and goes on in that raw log.
@@ -203,14 +197,17 @@ func (s *Server) rebuild(ctx context.Context, c *runtimeapi.Container, pod map[s
 	if record.Started {
 		s.observe(ctx, &record)
 	}
-	added, err := s.logs.AddContainer(record)
+	added, err := s.logs.AddContainer(record, func() bool { return s.removed.has(c.Id) || s.removed.has(c.PodSandboxId) })
 	s.recorded(err)
-	if !added { // CreateContainer has answered meanwhile: it knows better
+	if !added { // it was removed, or CreateContainer has answered meanwhile and knows better
 		return s.logs.Container(c.Id)
 	}
 	glog.Infof("container %s (%s/%s %s) was not on record; by its labels, %s", c.Id, record.Namespace, record.Pod, record.Name, mapping(record, s.rawRoot()))
 	if record.Started {
 		s.goOn(ctx, record)
+	}
+	if _, ok := s.logs.Container(c.Id); !ok { // it was removed meanwhile
+		s.recorded(s.converters.Forget(ctx, c.Id))
 	}
 	return record, true
 }
@@ -224,13 +221,14 @@ func (s *Server) container(ctx context.Context, id string) (record logmap.Contai
 	if s.others.has(id) {
 		return logmap.Container{}, false
 	}
+	defer s.removed.watch()()
 	found := s.list(ctx, id)
 	if found == nil {
 		return logmap.Container{}, false
 	}
 	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
 	defer cancel()
-	pod, err := s.sandboxAnnotations(ctx, found.PodSandboxId)
+	pod, err := s.listSandbox(ctx, found.PodSandboxId)
 	if err != nil {
 		return logmap.Container{}, false
 	}

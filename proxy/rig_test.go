@@ -25,6 +25,7 @@ type rig struct {
 	backend *proxytest.Backend
 	cfg     proxy.Config
 	libvirt proxy.Consoles // nil at first
+	again   time.Duration  // between two looks at the runtime's lists; 0 for the proxy's own
 	client  runtimeapi.RuntimeServiceClient
 
 	logs *logmap.Map
@@ -119,6 +120,9 @@ func (r *rig) start() {
 	server, err := proxy.New(r.cfg, logs, converters, r.libvirt)
 	if err != nil {
 		r.t.Fatal(err)
+	}
+	if r.again != 0 {
+		server.LookAgainAfter(r.again)
 	}
 	l, err := proxy.Listen(r.socket())
 	if err != nil {

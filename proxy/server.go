@@ -73,8 +73,12 @@ type Server struct {
 
 	hanging atomic.Int32 // looks at kubelet's log directories that have not come back
 
-	missing          map[string]bool // containers that the last reconcile did not find; its own
-	missingSandboxes map[string]bool // the same
+	removed removals // what kubelet removes while the runtime's lists are looked at
+
+	lookAgain        time.Duration // reconcileAgain; tests have less time
+	missing          missing       // containers on record that the runtime does not list; reconcile's own
+	missingSandboxes missing       // the same
+	doubting         bool          // see forgetContainers
 }
 
 // New makes a Server that keeps its records in logs and its converters in
@@ -88,6 +92,7 @@ func New(cfg Config, logs *logmap.Map, converters *converter.Manager, consoles C
 		return nil, fmt.Errorf("runtime endpoint: %w", err)
 	}
 	s.runtime = runtime
+	s.lookAgain = reconcileAgain
 	s.grpc = grpc.NewServer(
 		grpc.ForceServerCodecV2(newCodec()),
 		grpc.UnknownServiceHandler(s.forward),

@@ -2,8 +2,8 @@
 // log of kubelet.
 //
 // It is a directory with one small file per container and per sandbox, and one
-// for the runtime, held in memory as well. The proxy writes it on lifecycle calls only; it survives
-// restarts and power cuts, and one damaged file costs one container's record,
+// for the runtime, held in memory as well. The proxy writes it on lifecycle calls
+// only; it survives restarts and power cuts, and one damaged file costs one container's record,
 // which the proxy rebuilds from what the runtime lists.
 package logmap
 
@@ -301,11 +301,11 @@ func (m *Map) list(wanted func(Container) bool) []Container {
 }
 
 // AddContainer records c unless there is a record of its ID, and reports
-// whether it did.
-func (m *Map) AddContainer(c Container) (added bool, err error) {
+// whether it did. It does not if stale is true then, which must not call the Map.
+func (m *Map) AddContainer(c Container, stale func() bool) (added bool, err error) {
 	err = m.changeContainer(c.ID, func(_ Container, known bool) *Container {
-		added = !known
-		if known {
+		added = !known && !stale()
+		if !added {
 			return nil
 		}
 		return &c
@@ -379,9 +379,23 @@ func (m *Map) Sandboxes() []string {
 	return slices.Sorted(maps.Keys(m.sandboxes))
 }
 
+// AddSandbox records s unless there is a record of its ID, or stale is true
+// then, which must not call the Map.
+func (m *Map) AddSandbox(s Sandbox, stale func() bool) error {
+	return m.putSandbox(s, func(known bool) bool { return !known && !stale() })
+}
+
 // PutSandbox records s under s.ID, in place of what was there.
 func (m *Map) PutSandbox(s Sandbox) error {
+	return m.putSandbox(s, func(bool) bool { return true })
+}
+
+func (m *Map) putSandbox(s Sandbox, wanted func(known bool) bool) error {
 	m.mu.Lock()
+	if _, known := m.sandboxes[s.ID]; !wanted(known) {
+		m.mu.Unlock()
+		return nil
+	}
 	m.sandboxes[s.ID] = s
 	written := m.writer.enqueue(m.sandboxFile(s.ID), s)
 	m.mu.Unlock()

@@ -136,10 +136,12 @@ func TestRecords(t *testing.T) {
 	}
 }
 
+func never() bool { return false }
+
 func TestAddContainer(t *testing.T) {
 	m := open(t, t.TempDir())
 	for attempt := range uint32(2) {
-		if added, err := m.AddContainer(container("a", attempt)); err != nil || added != (attempt == 0) {
+		if added, err := m.AddContainer(container("a", attempt), never); err != nil || added != (attempt == 0) {
 			t.Errorf("attempt %d: %v, %v", attempt, added, err)
 		}
 		expectContainer(t, m, container("a", 0))
@@ -147,8 +149,21 @@ func TestAddContainer(t *testing.T) {
 	must(t, m.Close())
 	m = open(t, m.dir)
 	expectContainer(t, m, container("a", 0))
-	if added, err := m.AddContainer(container("a", 1)); err != nil || added {
+	if added, err := m.AddContainer(container("a", 1), never); err != nil || added {
 		t.Errorf("after a restart: %v, %v", added, err)
+	}
+	if added, err := m.AddContainer(container("b", 0), func() bool { return true }); err != nil || added {
+		t.Errorf("a stale one: %v, %v", added, err)
+	}
+}
+
+func TestAddSandbox(t *testing.T) {
+	m := open(t, t.TempDir())
+	must(t, m.AddSandbox(Sandbox{ID: "a", Name: "old"}, never))
+	must(t, m.AddSandbox(Sandbox{ID: "a", Name: "new"}, never))
+	must(t, m.AddSandbox(Sandbox{ID: "b"}, func() bool { return true }))
+	if got, _ := m.Sandbox("a"); got.Name != "old" || len(m.Sandboxes()) != 1 {
+		t.Errorf("on record: %q, the first is %+v", m.Sandboxes(), got)
 	}
 }
 
@@ -317,7 +332,7 @@ func TestConcurrentUse(t *testing.T) {
 	for g := range goroutines {
 		wg.Go(func() {
 			own := strconv.Itoa(g)
-			if ok, err := m.AddContainer(container("contested", uint32(g))); err != nil {
+			if ok, err := m.AddContainer(container("contested", uint32(g)), never); err != nil {
 				t.Error(err)
 			} else if ok {
 				added <- g
