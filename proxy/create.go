@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -27,7 +28,7 @@ func (s *Server) createContainer(c *call) ([]byte, error) {
 	}
 	// The runtime may give this attempt the ID of the one before, and its raw
 	// log: what that holds belongs to the attempt before.
-	before := s.logs.InSandbox(req.PodSandboxId)
+	before := s.before(c.ctx, &req)
 	s.drainAll(c.ctx, idsOf(before))
 	record := s.plan(&req)
 	request := c.request
@@ -52,6 +53,20 @@ func (s *Server) createContainer(c *call) ([]byte, error) {
 	record.ID = resp.ContainerId
 	s.created(c, record)
 	return s.nameAttempt(answer, &resp), nil
+}
+
+// before are the containers on record of the sandbox that a container is made in.
+// If there are none of an attempt before this one, its record was lost, or its
+// CreateContainer was not answered: the runtime is asked.
+func (s *Server) before(ctx context.Context, req *runtimeapi.CreateContainerRequest) []logmap.Container {
+	before := s.logs.InSandbox(req.PodSandboxId)
+	if len(before) > 0 || req.GetConfig().GetMetadata().GetAttempt() == 0 {
+		return before
+	}
+	for _, id := range s.idsAtRuntime(ctx, req.PodSandboxId) {
+		s.container(ctx, id)
+	}
+	return s.logs.InSandbox(req.PodSandboxId)
 }
 
 // created puts a container on record that the runtime has made.

@@ -42,14 +42,7 @@ func (s *Server) removeStopped(ctx context.Context, before []logmap.Container) {
 func (s *Server) removeLost(ctx context.Context, sandboxID string, before []logmap.Container) bool {
 	ids := idsOf(before)
 	if len(ids) == 0 { // no record is left of it
-		var resp runtimeapi.ListContainersResponse
-		req := &runtimeapi.ListContainersRequest{Filter: &runtimeapi.ContainerFilter{PodSandboxId: sandboxID}}
-		if err := s.ask(ctx, "ListContainers", req, &resp); err != nil {
-			return false
-		}
-		for _, c := range resp.Containers {
-			ids = append(ids, c.Id)
-		}
+		ids = s.idsAtRuntime(ctx, sandboxID)
 	}
 	removed := false
 	for _, id := range ids {
@@ -57,6 +50,24 @@ func (s *Server) removeLost(ctx context.Context, sandboxID string, before []logm
 		removed = s.removeFromRuntime(ctx, id) || removed
 	}
 	return removed
+}
+
+// idsAtRuntime are the IDs of the containers of a sandbox by what the runtime
+// lists; none if it does not answer.
+func (s *Server) idsAtRuntime(ctx context.Context, sandboxID string) (ids []string) {
+	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
+	defer cancel()
+	var resp runtimeapi.ListContainersResponse
+	req := &runtimeapi.ListContainersRequest{Filter: &runtimeapi.ContainerFilter{PodSandboxId: sandboxID}}
+	if err := s.ask(ctx, "ListContainers", req, &resp); err != nil {
+		return nil
+	}
+	for _, c := range resp.Containers {
+		if c.PodSandboxId == sandboxID {
+			ids = append(ids, c.Id)
+		}
+	}
+	return ids
 }
 
 // lost says that the runtime does not have a container any more.
