@@ -74,12 +74,14 @@ func (s *Server) created(c *call, record logmap.Container) {
 	old, again := s.logs.Container(record.ID)
 	record.Stopped = old.Stopped // it could not be removed
 	if again && record.Mode != logmap.ModePTY && len(old.RawLogs) > 0 {
-		if record.FirstRawLogs = old.FirstRawLogs; record.FirstRawLogs == nil {
-			record.FirstRawLogs = old.RawLogs
+		if !old.Removed { // else it is a new one, with a raw log of its own
+			if record.FirstRawLogs = old.FirstRawLogs; record.FirstRawLogs == nil {
+				record.FirstRawLogs = old.RawLogs
+			}
+			before := append(s.rawLogsBefore(c.ctx, old), record.FirstRawLogs...) // those need not be there yet
+			record.RawLogs = rawLogs(record.SandboxID, record.Name, record.Attempt, before...)
+			record.RawAppends = old.RawAppends // unless libvirt says what became of it
 		}
-		before := append(s.rawLogsBefore(c.ctx, old), record.FirstRawLogs...) // those need not be there yet
-		record.RawLogs = rawLogs(record.SandboxID, record.Name, record.Attempt, before...)
-		record.RawAppends = old.RawAppends // unless libvirt says what became of it
 		s.discardRaw(c.ctx, old)
 	}
 	if s.has(personality.Attempts) {

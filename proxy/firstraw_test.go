@@ -50,6 +50,29 @@ func TestFirstStartFails(t *testing.T) {
 	}
 }
 
+// TestFirstStartFailsAgain does so with a container that was removed after a stop,
+// and made anew: it has the raw log of that attempt.
+func TestFirstStartFailsAgain(t *testing.T) {
+	r, v := newVirtletRig(t, "auto")
+	r.boots(0, "boot 0")
+	r.eventuallyLog("0.log", "boot 0")
+	if err := r.stopContainer(virtletID); err != nil {
+		t.Fatal(err)
+	}
+	v.start = errors.New("no DHCP lease yet")
+	for n := range uint32(3) {
+		id := r.create("pod", n+1, nil)
+		if _, err := r.client.StartContainer(t.Context(), &runtimeapi.StartContainerRequest{ContainerId: id}); err == nil {
+			t.Fatal("it starts")
+		}
+		r.restart()
+	}
+	v.start = nil
+	r.attempt(4)
+	r.writeRaw("uid-pod/_1.log", "boot 4\n")
+	r.eventuallyLog("4.log", "boot 4")
+}
+
 // TestCreateAnswerLost is a kubelet that was restarted during its first
 // CreateContainer: it makes another attempt.
 func TestCreateAnswerLost(t *testing.T) {
@@ -66,6 +89,7 @@ func TestCreateAnswerLost(t *testing.T) {
 	eventually(t, "the runtime has made it", func() bool { return v.status(virtletID) != nil })
 	v.create = nil
 	r.wantListed(" 0 CREATED")
+	r.status(virtletID)
 	r.boots(1, "boot")
 	r.eventuallyLog("1.log", "boot")
 }
@@ -88,6 +112,7 @@ func TestStateLostInFirstRawLog(t *testing.T) {
 	v.powerOff()
 	r.loseState()
 	r.wantListed("-2 2 EXITED")
+	r.status(virtletID + "-2") // as kubelet asks
 	r.boots(3, "boot 3")
 	r.eventuallyLog("3.log", "boot 3")
 	for n, want := range []string{"boot 0", "boot 2"} {

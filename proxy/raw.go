@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"github.com/golang/glog"
@@ -51,7 +52,7 @@ func (s *Server) makeRawDir(ctx context.Context, sandboxID string) error {
 // rawLogsBefore are the names that the raw log of an earlier attempt has: the
 // one that it was seen to have, or all that exist.
 func (s *Server) rawLogsBefore(ctx context.Context, old logmap.Container) []string {
-	if seen := s.converters.RawName(ctx, old.ID); seen != "" {
+	if seen := s.converters.RawName(ctx, old.ID); slices.Contains(old.RawLogs, seen) {
 		return []string{seen}
 	}
 	var names []string

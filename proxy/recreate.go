@@ -30,9 +30,7 @@ func (s *Server) removeStopped(ctx context.Context, before []logmap.Container) {
 	for _, old := range before {
 		if old.Stopped {
 			glog.V(1).Infof("container %s was stopped: removing it before its next attempt is created", old.ID)
-			if s.removeFromRuntime(ctx, old.ID) {
-				s.recorded(s.logs.ChangeContainer(old.ID, func(c *logmap.Container) { c.Stopped = false }))
-			}
+			s.removeFromRuntime(ctx, old.ID)
 		}
 	}
 }
@@ -86,6 +84,7 @@ func (s *Server) removeFromRuntime(ctx context.Context, id string) bool {
 		glog.Errorf("remove container %s from the runtime: %v", id, err)
 		return false
 	}
+	s.recorded(s.logs.ChangeContainer(id, func(c *logmap.Container) { c.Stopped, c.Removed = false, true }))
 	return true
 }
 

@@ -70,3 +70,18 @@ func TestStateDisk(t *testing.T) {
 		})
 	}
 }
+
+// TestStateDiskRefused has what is no matter of the disk end it as ever: a live
+// owner, a wrong path.
+func TestStateDiskRefused(t *testing.T) {
+	for prepare, want := range map[string]string{
+		"mkdir state; echo someone >state/lock; mount -o remount,ro .; exec 9<state/lock; flock 9": "state is in use by someone",
+		"mkdir state; >state/containers; mount -o remount,ro .":                                    "not a directory",
+	} {
+		dir := newDir(t)
+		cmd := mounted(t, command(t, flags(dir, "--state-dir="+dir+"/disk/state")...), dir+"/disk", prepare)
+		if code, _, stderr := result(t, cmd); code != 1 || !strings.Contains(stderr, want) {
+			t.Errorf("%s: exit code %d, %s", prepare, code, stderr)
+		}
+	}
+}

@@ -90,6 +90,9 @@ type Container struct {
 	// Stopped says that StopContainer was called since, or has left the runtime's
 	// container in a state that the next attempt cannot start from.
 	Stopped bool `json:"stopped,omitempty"`
+	// Removed says that the container was removed from the runtime since: the next
+	// attempt gets a new one.
+	Removed bool `json:"removed,omitempty"`
 	// CreatedAt is when CreateContainer has answered, in Unix nanoseconds; 0 for
 	// what the runtime says.
 	CreatedAt int64 `json:"createdAt,omitempty"`
