@@ -189,12 +189,9 @@ func (s *Server) lastAttempt(ctx context.Context, dir string) (last uint32, err 
 			defer close(done)
 			names, readErr = readNames(dir)
 		}()
-		ctx, cancel := context.WithTimeout(ctx, drainTimeout)
-		defer cancel()
-		select {
-		case <-done:
+		if inTime(ctx, done) == nil {
 			last, err = personality.LastAttempt(names), readErr
-		case <-ctx.Done():
+		} else {
 			s.hanging.Add(1)
 			go func() {
 				<-done

@@ -21,21 +21,31 @@ func (s *Server) onRawDisk(ctx context.Context, fn func(root *os.Root) error) er
 	if s.rawRoot() == "" {
 		return errors.New("there is no --vm-log-location for raw logs")
 	}
-	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
-	defer cancel()
-	done := make(chan error, 1)
+	done := make(chan struct{})
+	var err error
 	go func() {
-		root, err := os.OpenRoot(s.rawRoot())
-		if err == nil {
+		defer close(done)
+		var root *os.Root
+		if root, err = os.OpenRoot(s.rawRoot()); err == nil {
 			err = errors.Join(fn(root), root.Close())
 		}
-		done <- err
 	}()
+	if hangs := inTime(ctx, done); hangs != nil {
+		return fmt.Errorf("the disk of the raw logs hangs: %w", hangs)
+	}
+	return err
+}
+
+// inTime waits until done is closed, drainTimeout at most, and not longer than
+// ctx: a disk may hang.
+func inTime(ctx context.Context, done <-chan struct{}) error {
+	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
+	defer cancel()
 	select {
-	case err := <-done:
-		return err
+	case <-done:
+		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("the disk of the raw logs hangs: %w", ctx.Err())
+		return ctx.Err()
 	}
 }
 

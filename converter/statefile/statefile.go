@@ -146,9 +146,10 @@ func list(dir string, match func(name string) bool) ([]string, error) {
 }
 
 // Write replaces the file at path, and makes its directory if need be. After a
-// crash of the process there is the old content or the new one; with durable, the same holds after a power cut,
-// and the new one is there once Write has returned. The same failure reads the
-// same each time: its error does not name the temporary file.
+// crash of the process there is the old content or the new one; with durable, the
+// same holds after a power cut, and the new one is there once Write has returned.
+// The same failure reads the same each time: its error does not name the temporary
+// file.
 func Write(path string, version int, v any, durable bool) error {
 	b, err := Encode(version, v)
 	if err != nil {

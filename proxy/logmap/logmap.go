@@ -3,8 +3,8 @@
 //
 // It is a directory with one small file per container and per sandbox, and one
 // for the runtime, held in memory as well. The proxy writes it on lifecycle calls
-// only; it survives restarts and power cuts, and one damaged file costs one container's record,
-// which the proxy rebuilds from what the runtime lists.
+// only; it survives restarts and power cuts, and one damaged file costs one
+// container's record, which the proxy rebuilds from what the runtime lists.
 package logmap
 
 import (
